@@ -1,0 +1,1 @@
+"""What a federation is, as values: no clock, no disk, no socket, no hidden randomness."""

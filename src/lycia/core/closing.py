@@ -1,0 +1,303 @@
+"""The end of a round: many updates become one, and one becomes the next model."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from lycia.core import admission
+from lycia.core.events import Heard
+from lycia.core.grid import Grid
+from lycia.core.layout import Layout, Model
+from lycia.core.messages import EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN, Summed, Updates
+from lycia.core.parts import Extra, Total
+from lycia.core.plan import Buffered, Plan
+from lycia.core.round import MEASURING, Carried, Round, Run, arrive, grid_of, missed, slots_of, still_training, view
+
+_LARGEST_FIGURE = 1e200  # a metric up to here can be multiplied by a weight and added up
+_BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, and a mapped file never fills the memory
+
+Kept = Callable[[str], Updates | Summed]
+"""handle → what was kept under it: a block of one update, or a sum."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One update that counts: its node, where it is, and how much it counts."""
+
+    node: str
+    handle: str
+    weight: float
+    norm: float
+    reach: Mapping[str, float]
+
+
+def accepted(run: Run, carried: Carried, current: Round) -> list[Accepted]:
+    """The updates that count, in node order, whatever order they came in."""
+    rows = sorted(current.heard.get(TRAIN, {}).items())
+    claimed = np.array([event.weights[row] for _, (event, row) in rows])
+    weights = run.plan.aggregator.weights(claimed) if rows else claimed
+    if _is_buffered(run) and rows:
+        weights = weights * participation_weights([carried.participation.get(node, 0) + 1 for node, _ in rows])
+    return [
+        Accepted(
+            node, event.handles[row], float(weight), event.norms[row] or 0.0,
+            {name: values[row] for name, values in event.reach.items()},
+        )
+        for (node, (event, row)), weight in zip(rows, weights, strict=True)
+    ]  # fmt: skip
+
+
+def participation_weights(counts: Sequence[int]) -> np.ndarray:
+    """(nodes,) at most 1: those heard more often count less, so that fast nodes do not pull the model their way.
+
+    Source: inverse participation rate, as for FedBuff's bias in Nguyen et al. 2022, section 6.
+    """
+    rates = np.asarray(counts, dtype=np.float64)
+    return np.asarray(rates.min() / rates)
+
+
+def close(run: Run, carried: Carried, current: Round, kept: Kept) -> Carried:
+    """The next model, and all that the next round needs.
+
+    A function of the record alone: the plan, the model, and the accepted updates. Not of the order in which they came,
+    the blocks they came in, or who added them up.
+    """
+    plan, layout, updates = run.plan, run.layout, accepted(run, carried, current)
+    weights = np.array([update.weight for update in updates])
+    divisor = plan.aggregator.divisor(weights)
+    rows = _Rows(updates, lambda handle: _open(run, carried, current, kept(handle)))
+    if plan.aggregator.shape == "coordinate":
+        mean = _reduce(plan, layout, rows, weights) if updates else np.zeros(layout.size("trained"), np.float32)
+    else:
+        total = _undo(run, carried, current, _sum(run, current, rows))
+        mean = _mean(total, divisor)
+    trained, server = plan.server.step(carried.model.trained, mean, slots_of(carried, "server"))
+    combined = {extra.name: _combine(extra, rows) for extra in admission.extras(layout, plan)} if updates else {}
+    statistics = carried.model.statistics
+    if "statistics" in combined:
+        statistics = _step_statistics(layout, statistics, combined.pop("statistics"))
+    slots = {f"server/{name}": array for name, array in server.items()}
+    for index, part in enumerate(plan.parts):
+        own = slots_of(carried, str(index))
+        if updates:
+            sent = {extra.name: combined[extra.name] for extra in part.extras(layout)}
+            own = part.close(own, sent, len(updates), current.opened.population)
+        slots.update({f"{index}/{name}": array for name, array in own.items()})
+    norms = [update.norm for update in updates]
+    return replace(
+        carried,
+        round=carried.round + 1,
+        model=Model(trained, statistics, carried.model.local, carried.model.frozen),
+        slots=slots,
+        norms=(*carried.norms, float(np.median(norms)))[-plan.rules.norm_history :]
+        if norms and not plan.masking
+        else carried.norms,
+        inflight=still_training(carried, current) if _is_buffered(run) else {},
+        participation=_count(carried.participation, updates) if _is_buffered(run) else {},
+    )
+
+
+def conclude(run: Run, carried: Carried, current: Round) -> Carried:
+    """What is carried on after the round's measurements: task numbers, the best figure, and whether the run is over."""
+    again = current.opened.attempt + 1 if missed(current) else 0
+    carried = replace(carried, task=carried.task + len(current.tasks), attempt=again)
+    if current.opened.purpose == "epilogue":
+        return replace(carried, over=True)
+    if missed(current):  # what was in flight when the round was opened has had its time
+        training = still_training(carried, current) if carried.inflight or _is_buffered(run) else {}
+        return replace(carried, inflight={number: task for number, task in training.items() if number in current.tasks})
+    carried = _judge(run, carried, current)
+    evaluation = run.plan.evaluation
+    if not carried.finished:
+        return carried
+    return replace(carried, inflight={}, over=not (evaluation.baseline_rounds and evaluation.nodes))
+
+
+def _judge(run: Run, carried: Carried, current: Round) -> Carried:
+    verdict = "all rounds done" if carried.round >= run.plan.rounds else ""
+    stop = run.plan.stop
+    figure = decisive(current, stop.metric) if stop else None
+    if stop is None or figure is None:
+        return replace(carried, finished=verdict)
+    higher = stop.better == "higher"
+    change = math.inf if carried.best is None else (figure - carried.best) * (1 if higher else -1)
+    better = change > stop.least_change
+    carried = replace(
+        carried, best=figure if better else carried.best, since_best=0 if better else carried.since_best + 1
+    )
+    if stop.target is not None and (figure >= stop.target if higher else figure <= stop.target):
+        verdict = f"target reached: {stop.metric} {figure:.4g}"
+    elif stop.patience is not None and carried.since_best >= stop.patience:
+        verdict = f"no better {stop.metric} in {carried.since_best} measurements"
+    return replace(carried, finished=verdict)
+
+
+def decisive(current: Round, metric: str) -> float | None:
+    """The figure that stops a run: the evaluators' where there is one, else the nodes' pooled one."""
+    for exchange in (EVALUATE_BY_EVALUATOR, EVALUATE):
+        value = pooled(current, exchange).get(metric)
+        if value is not None:
+            return value
+    return None
+
+
+def pooled(current: Round, exchange: str) -> dict[str, float]:
+    """Each metric over all nodes of an exchange, weighted by their examples; exact, so that order does not matter."""
+    answers = current.heard.get(exchange, {}).values()
+    names = sorted({name for event, _ in answers for name in event.metrics})
+    result = {}
+    for name in names:
+        known = [
+            (event.weights[row], value)
+            for event, row in answers
+            if name in event.metrics and (value := event.metrics[name][row]) is not None
+        ]
+        if any(weight > 0 for weight, _ in known):
+            result[name] = _mean_figure(known)
+    return result
+
+
+def _mean_figure(known: Sequence[tuple[float, float]]) -> float:
+    if all(abs(value) <= _LARGEST_FIGURE for _, value in known):
+        return math.fsum(weight * value for weight, value in known) / math.fsum(weight for weight, _ in known)
+    exact = sum(Fraction(weight) * Fraction(value) for weight, value in known)  # slow, and never too large
+    return float(exact / sum(Fraction(weight) for weight, _ in known))
+
+
+class _Rows:
+    """The kept updates, each handle opened once and read in column blocks."""
+
+    def __init__(self, updates: list[Accepted], kept: Kept) -> None:
+        self.updates = updates
+        opened = {handle: kept(handle) for handle in dict.fromkeys(update.handle for update in updates)}
+        self.sums = [item for item in opened.values() if isinstance(item, Summed)]
+        self.singles = [
+            (update, item) for update in updates if isinstance(item := opened[update.handle], Updates)
+        ]  # fmt: skip
+
+
+def _open(run: Run, carried: Carried, current: Round, item: Updates | Summed) -> Updates | Summed:
+    return arrive(run, carried, current, item) if isinstance(item, Updates) else item
+
+
+def _sum(run: Run, current: Round, rows: _Rows) -> Total:
+    size, masking = run.layout.size("trained"), run.plan.masking
+    weights = [update.weight for update in rows.updates]
+    survivors = tuple(update.node for update in rows.updates)
+    grid = grid_of(run, current) or Grid.covering(math.fsum(update.weight * update.norm for update in rows.updates))
+    if masking and masking.words:
+        words = np.zeros(size, masking.words)
+        for _, item in rows.singles:
+            words += item.delta[0]  # unsigned: wraps, as masks are meant to
+        return Total(words, grid, math.fsum(weights), survivors)
+    values = np.zeros(size, np.int64)
+    for block in _blocks(size):
+        for update, item in rows.singles:
+            values[block] += grid.total(item.delta[:, block], np.array([update.weight]))
+    for partial in rows.sums:
+        values += partial.total
+    return Total(values, grid, math.fsum(weights), survivors)
+
+
+def _undo(run: Run, carried: Carried, current: Round, total: Total) -> Total:
+    for index, stage in reversed(list(enumerate(run.plan.stages, start=len(run.plan.parts) - len(run.plan.stages)))):
+        total = stage.on_sum(total, view(run, carried, current, index))
+    return total
+
+
+def _mean(total: Total, divisor: float) -> np.ndarray:
+    mean = np.zeros(len(total.values), np.float32)
+    if divisor > 0:
+        for block in _blocks(len(mean)):
+            mean[block] = total.grid.to_float(total.values[block]) / divisor
+    return mean
+
+
+def _reduce(plan: Plan, layout: Layout, rows: _Rows, weights: np.ndarray) -> np.ndarray:
+    size = layout.size("trained")
+    result = np.zeros(size, np.float32)
+    for block in _blocks(size):
+        result[block] = plan.aggregator.reduce(np.stack([item.delta[0, block] for _, item in rows.singles]), weights)
+    return result
+
+
+def _combine(extra: Extra, rows: _Rows) -> np.ndarray:
+    weights = [update.weight if extra.combine == "weighted" else 1.0 for update in rows.updates]
+    reach = math.fsum(weight * update.reach[extra.name] for weight, update in zip(weights, rows.updates, strict=True))
+    grid, total = Grid.covering(reach), np.zeros(extra.size, np.int64)
+    for weight, (_, item) in zip(weights, rows.singles, strict=True):
+        total += grid.to_grid(item.extra[extra.name][0].astype(np.float64) * weight)
+    by = {"sum": 1.0, "mean": float(len(weights)), "weighted": math.fsum(weights)}[extra.combine]
+    return (grid.to_float(total) / by if by > 0 else np.zeros(extra.size)).astype(extra.dtype)
+
+
+def _step_statistics(layout: Layout, statistics: np.ndarray, change: np.ndarray) -> np.ndarray:
+    moved = statistics.copy()
+    for leaf, place in layout.places("statistics"):
+        if leaf.rule == "mean":
+            value = statistics[place] + change[place]
+            moved[place] = value if "float" in leaf.dtype else np.rint(value)
+    return moved
+
+
+def _is_buffered(run: Run) -> bool:
+    return isinstance(run.plan.schedule, Buffered)
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]
+
+
+def _count(before: Mapping[str, int], updates: list[Accepted]) -> dict[str, int]:
+    return {**before, **{update.node: before.get(update.node, 0) + 1 for update in updates}}
+
+
+def round_record(run: Run, current: Round) -> dict[str, object]:
+    """What happened in a round, as plain data: for reports, observers and the record.
+
+    Returns: the keys are round, attempt, purpose, population, asked, survivors, weights, norms, dropped, late,
+      train_metrics, evaluation (exchange → pooled, nodes), norm_bound, grid, model, missed, opened_s, ended_s.
+    """
+    trained = current.heard.get(TRAIN, {})
+
+    def per_node(exchange: str) -> dict[str, dict[str, object]]:
+        return {
+            node: {**{name: values[row] for name, values in event.metrics.items()}, "examples": event.weights[row]}
+            for node, (event, row) in sorted(current.heard.get(exchange, {}).items())
+        }
+
+    def column(of: Callable[[Heard, int], object]) -> dict[str, object]:
+        return {node: of(event, row) for node, (event, row) in sorted(trained.items())}
+
+    grid = grid_of(run, current)
+    measured = [name for name in current.heard if name in MEASURING]
+    return {
+        "round": current.opened.round,
+        "attempt": current.opened.attempt,
+        "purpose": current.opened.purpose,
+        "population": current.opened.population,
+        "asked": {
+            exchange: sorted(current.asked(exchange))
+            for exchange in dict.fromkeys(t.exchange for t in current.tasks.values())
+        },
+        "survivors": sorted(trained),
+        "weights": column(lambda event, row: event.weights[row]),
+        "norms": column(lambda event, row: event.norms[row]),
+        "train_metrics": {"pooled": pooled(current, TRAIN), "nodes": per_node(TRAIN)},
+        "evaluation": {name: {"pooled": pooled(current, name), "nodes": per_node(name)} for name in measured},
+        "dropped": [
+            {"node": drop.node, "exchange": exchange, "kind": drop.kind, "reason": drop.reason}
+            for exchange, drops in current.dropped.items()
+            for drop in drops.values()
+        ],
+        "late": [{"node": drop.node, "reason": drop.reason} for drop in current.late],
+        "norm_bound": current.opened.norm_bound,
+        "grid_exponent": grid.exponent if grid else None,
+        "model": current.model,
+        "missed": missed(current),
+        "opened_s": current.opened.at_s,
+        "ended_s": current.ended.at_s if current.ended else None,
+    }
