@@ -1,0 +1,57 @@
+"""Finding the app in a file."""
+
+import importlib.util
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from lycia.core.plan import App
+from lycia.errors import AppError, LyciaError
+
+
+def load_app(path: Path) -> App:
+    """The app that the Python file at `path` defines: its variable `app`, or the one App in it.
+
+    Raises: AppError, if there is no such file, if it does not import, or if it has no app.
+    """
+    if not path.is_file():
+        raise AppError(
+            f"there is no app file {str(path)!r}.",
+            why="an app is a Python file that defines `app = App(…)`.",
+            do="check the path; `examples/` has some to begin with.",
+        )
+    # A name of its own for each file, so that two files called app.py do not meet; kept, so that pickling finds it.
+    name = f"lycia_app_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AppError(
+            f"{str(path)!r} is not a Python file.",
+            why="an app is a Python file that defines `app = App(…)`.",
+            do="give it the ending .py.",
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except LyciaError:
+        raise
+    except Exception as error:
+        sys.modules.pop(name, None)
+        raise AppError(
+            f"the app file {str(path)!r} does not import: {type(error).__name__}: {error}.",
+            why="it is run once, as Python imports it, to find the app in it.",
+            do=f"run `python {path}` to see the whole traceback, and mend it there.",
+        ) from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
+    if "app" in apps:
+        return apps["app"]
+    if len(apps) == 1:
+        return next(iter(apps.values()))
+    raise AppError(
+        f"the app file {str(path)!r} has {'no app' if not apps else 'several apps: ' + ', '.join(sorted(apps))}.",
+        why="one file stands for one app.",
+        do="call it `app`: app = App(trainer=…, plan=…).",
+    )
