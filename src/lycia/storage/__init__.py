@@ -1,0 +1,1 @@
+"""What outlives a process: blobs, the folder of a simulated run, and the coordinator's database."""

@@ -1,0 +1,160 @@
+"""The tables of a coordinator's database, and their rows as values. Only what every SQL database has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA = 1
+"""The number of this schema; a database says which one it was made with."""
+
+METADATA = MetaData()
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself only in a column called INTEGER
+
+SETTINGS = Table(
+    "settings", METADATA,
+    Column("key", String(200), primary_key=True),
+    Column("value", Text, nullable=False),
+)  # fmt: skip
+
+NODES = Table(
+    "nodes", METADATA,
+    Column("name", String(200), primary_key=True),
+    Column("public_key", LargeBinary(200), nullable=False, unique=True),
+    Column("role", String(40), nullable=False),
+    Column("state", String(40), nullable=False),
+    Column("examples", BigInteger),
+    Column("schema_digest", String(64), nullable=False),
+    Column("versions", Text, nullable=False),
+    Column("joined_s", Double, nullable=False),
+    Column("last_seen_s", Double, nullable=False),
+)  # fmt: skip
+
+INVITATIONS = Table(
+    "invitations", METADATA,
+    Column("token_hash", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("role", String(40), nullable=False),
+    Column("made_s", Double, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    Column("used_s", Double),
+    Column("used_by", String(200)),
+)  # fmt: skip
+
+RUNS = Table(
+    "runs", METADATA,
+    Column("id", String(200), primary_key=True),
+    Column("app", String(200), nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("plan_digest", String(64), nullable=False),
+    Column("layout", Text, nullable=False),
+    Column("schema", Text),
+    Column("versions", Text, nullable=False),
+    Column("state", String(40), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("ended_s", Double),
+    Column("first_model", String(64), nullable=False),
+    Column("carried", Text),  # NULL until the run begins; names the blobs of the model and of the optimizer's state
+)  # fmt: skip
+
+EVENTS = Table(  # the open round's journal
+    "events", METADATA,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("round", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("line", Text, nullable=False),
+)  # fmt: skip
+
+RECORDS = Table(
+    "records", METADATA,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("round", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("json", Text, nullable=False),
+)  # fmt: skip
+
+MODELS = Table(
+    "models", METADATA,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, index=True),
+)  # fmt: skip
+
+FEED = Table(
+    "feed", METADATA,
+    Column("seq", _NUMBER, primary_key=True, autoincrement=True),
+    Column("run", String(200), nullable=False, index=True),  # "" for what concerns no run
+    Column("at_s", Double, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("json", Text, nullable=False),
+    sqlite_autoincrement=True,  # a number is never given twice, so that a watcher can go on after the last one it saw
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """An enrolled participant.
+
+    Attributes:
+      public_key: 32 bytes, Ed25519.
+      role, state: words of the coordinator, such as "node" and "active".
+      examples: how many it says that it has.
+      versions: software → version, as it says.
+    """
+
+    name: str
+    public_key: bytes
+    role: str
+    state: str
+    joined_s: float
+    last_seen_s: float
+    examples: int | None = None
+    schema_digest: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Leave to enrol once, under one name. The token itself is nowhere; its hash is kept."""
+
+    token_hash: str
+    name: str
+    role: str
+    made_s: float
+    expires_s: float
+    used_s: float | None = None
+    used_by: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """The model after a round; the first one stands at round 0."""
+
+    round: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class FeedItem:
+    """Something that those who watch a run are told."""
+
+    seq: int
+    run: str
+    at_s: float
+    kind: str
+    data: Mapping[str, Any]
