@@ -1,0 +1,69 @@
+"""A trained model, taken out of its file."""
+
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from lycia.core.layout import Layout, Model, read_checkpoint
+from lycia.errors import LayoutError, NotFound
+from lycia.trainers.examples import LABELS, labels_of
+from lycia.trainers.numpy import NumpyTrainer, Predictor
+from lycia.trainers.sklearn import SklearnTrainer, load_into
+
+Estimator = TypeVar("Estimator")
+
+
+@overload
+def load_model(path: str | Path) -> dict[str, np.ndarray]: ...
+@overload
+def load_model(path: str | Path, into: NumpyTrainer) -> Predictor: ...
+@overload
+def load_model(path: str | Path, into: SklearnTrainer) -> Any: ...
+@overload
+def load_model(path: str | Path, into: Estimator) -> Estimator: ...
+def load_model(path: str | Path, into: Any = None) -> Any:
+    """The model in a checkpoint, as what `into` asks for.
+
+    Args:
+      into: None for the arrays by name, the label set among them as "labels"; a `NumpyTrainer` for a `Predictor`; an
+        estimator of scikit-learn for that same estimator, which then predicts; a `SklearnTrainer` for a copy of its.
+    Raises:
+      NotFound: if there is no such file.
+      TensorFileError: if it is not a sound safetensors file.
+      LayoutError: if its model is of another kind than `into`.
+    Example:
+      >>> model = load_model("model.safetensors", into=NumpyTrainer())  # doctest: +SKIP
+      >>> model.predict(features)  # doctest: +SKIP
+    """
+    layout, model, metadata = _read(Path(path))
+    if into is None:
+        return _arrays(layout, model)
+    if isinstance(into, NumpyTrainer):
+        return into.predictor(layout, model)
+    if isinstance(into, SklearnTrainer):
+        return into.predictor(layout, model, metadata)
+    if hasattr(into, "fit") and hasattr(into, "get_params") and not isinstance(into, type):
+        return load_into(into, layout, model, metadata)
+    raise LayoutError(
+        f"a model cannot be put into {into!r}.",
+        why="it becomes arrays, a predictor of NumpyTrainer, or an estimator of scikit-learn.",
+        do="pass into=NumpyTrainer(hidden=…), or an estimator such as SGDClassifier(), or nothing for the arrays.",
+    )
+
+
+def _arrays(layout: Layout, model: Model) -> dict[str, np.ndarray]:
+    arrays, labels = layout.arrays(model), labels_of(model)
+    return arrays if labels is None else {**arrays, LABELS: np.array(labels)}
+
+
+def _read(path: Path) -> tuple[Layout, Model, dict[str, str]]:
+    try:
+        file = path.read_bytes()
+    except OSError as error:
+        raise NotFound(
+            f"there is no model {path}.",
+            why=f"the file cannot be read: {error.strerror or error}.",
+            do="give the path of a file that `lycia model RUN -o FILE` or Result.save wrote.",
+        ) from None
+    return read_checkpoint(file)
