@@ -1,0 +1,46 @@
+"""Federated learning: train one model over data that cannot move."""
+
+from lycia.aggregators import ExampleWeightedMean, UniformMean
+from lycia.algorithms import SGD, Adagrad, Adam, FedAvg, FedProx, Momentum, Yogi
+from lycia.core.plan import App, Buffered, Evaluation, Plan, RoundRules, Stop, Synchronous
+from lycia.core.training import NodeData
+from lycia.data import Examples, Population, Schema
+from lycia.errors import LyciaError
+from lycia.selection import Everyone, Poisson, SizeWeighted, Uniform
+from lycia.simulation import Faults, Pace, Result, simulate
+from lycia.trainers import NumpyTrainer, SklearnTrainer, load_model
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "App",
+    "Buffered",
+    "Evaluation",
+    "Everyone",
+    "ExampleWeightedMean",
+    "Examples",
+    "Faults",
+    "FedAvg",
+    "FedProx",
+    "LyciaError",
+    "Momentum",
+    "NodeData",
+    "NumpyTrainer",
+    "Pace",
+    "Plan",
+    "Poisson",
+    "Population",
+    "Result",
+    "RoundRules",
+    "Schema",
+    "SizeWeighted",
+    "SklearnTrainer",
+    "Stop",
+    "Synchronous",
+    "Uniform",
+    "UniformMean",
+    "Yogi",
+    "load_model",
+    "simulate",
+]

@@ -1,0 +1,175 @@
+"""`lycia.simulate`: an app over its simulated population."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lycia.core.keys import Key
+from lycia.core.layout import Layout, Model
+from lycia.core.plan import App
+from lycia.core.round import Run, first
+from lycia.data.population import as_population
+from lycia.errors import AppError
+from lycia.runtime.beginning import first_model, run_id, versions
+from lycia.runtime.ports import Observer, Resumed, Store
+from lycia.runtime.runner import Outcome, World, hold
+from lycia.simulation.clock import Pace, VirtualClock
+from lycia.simulation.faults import Faults
+from lycia.simulation.fleet import SimulatedFleet
+from lycia.simulation.memory import MemoryStore
+from lycia.storage.carrying import model_digest
+from lycia.storage.facts import StoredRun, facts_of
+from lycia.storage.run_folder import RunFolder, read_facts
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A simulated run, as it stands at its end.
+
+    Attributes:
+      state, reason: "finished", "paused" or "stopped", and why.
+      records: one for each round, as `lycia.core.closing.round_record` describes them.
+      facts: all that a report is made of, as plain data.
+    """
+
+    id: str
+    state: str
+    reason: str
+    layout: Layout
+    model: Model
+    rounds: int
+    facts: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """One for each round."""
+        records: Sequence[Mapping[str, Any]] = self.facts["records"]
+        return records
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model's file: equal models have equal digests."""
+        return model_digest(self.layout, self.model)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The trained tensors by name."""
+        return self.layout.arrays(self.model)
+
+    def metrics(self, exchange: str = "evaluate") -> list[tuple[int, dict[str, float]]]:
+        """(round, pooled metrics) of every measurement, rounds counted from 1."""
+        return [
+            (record["round"] + 1, dict(record["evaluation"][exchange]["pooled"]))
+            for record in self.records
+            if exchange in record["evaluation"]
+        ]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as a safetensors file, which `lycia.load_model` reads."""
+        target = Path(path)
+        target.write_bytes(b"".join(self.layout.file(self.model)))
+        return target
+
+
+def simulate(
+    app: App,
+    *,
+    directory: str | Path | None = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    faults: Faults | None = None,
+    pace: Pace | None = None,
+    start: str | Path | None = None,
+    until_round: int | None = None,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """Train `app` over its population, and return the result.
+
+    Args:
+      directory: where the run is kept. A run that is there already, of the same plan, is resumed.
+      rounds, seed: instead of the plan's.
+      faults, pace: what goes wrong and how fast nodes are, on a virtual clock.
+      start: a checkpoint to begin with, instead of the trainer's first model.
+      until_round: stop when so many rounds are done; the run can be resumed from its directory.
+      observers: told of every step.
+    Raises:
+      AppError: if the app has no population.
+      NotFound, TensorFileError, LayoutError: if `start` is not a checkpoint of this app's model.
+      StorageError: if the directory holds another run.
+    """
+    if rounds is not None or seed is not None:
+        plan = replace(app.plan, rounds=rounds or app.plan.rounds, seed=app.plan.seed if seed is None else seed)
+        app = replace(app, plan=plan)
+    if app.population is None:
+        raise AppError(
+            f"the app {app.name!r} has no population.",
+            why="a simulation needs the data of its simulated nodes.",
+            do="pass App(population={'north': NodeData(…), …}), or run it on real nodes with `lycia join`.",
+        )
+    return _finish(_simulate(app, directory, faults or Faults(), pace or Pace(), start, until_round, observers))
+
+
+async def _simulate(
+    app: App, directory: str | Path | None, faults: Faults, pace: Pace,
+    start: str | Path | None, until_round: int | None, observers: Sequence[Observer],
+) -> Result:  # fmt: skip
+    layout, model = first_model(app, start)
+    path = None if directory is None else Path(directory)
+    run = Run(_known_id(path) or run_id(app.name), app.plan, layout)
+    began_s = time.time()
+    folder = RunFolder(path, run, app=app.name, versions=versions(), started_s=began_s) if path else None
+    memory = MemoryStore()
+    store: Store = folder or memory
+    clock = VirtualClock()
+    begun = await store.resume()
+    if folder and begun:
+        clock.move_to(_latest_s(folder.facts()["records"], begun))
+    fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace)
+    world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers)
+    outcome = await hold(run, first(run, model), world, until_round)
+    if folder:
+        folder.set_state(outcome.state, outcome.reason, time.time())
+        facts = folder.facts()
+    else:
+        facts = _facts(run, app, outcome, memory, began_s)
+    return Result(run.id, outcome.state, outcome.reason, layout, outcome.carried.model, outcome.carried.round, facts)
+
+
+def _known_id(path: Path | None) -> str | None:
+    if path is None or not (path / "run.json").exists():
+        return None
+    return str(read_facts(path)["id"])
+
+
+def _latest_s(records: Sequence[Mapping[str, Any]], begun: Resumed) -> float:
+    """The latest moment on the run's clock that was written down."""
+    return max([0.0, *(record["ended_s"] or 0.0 for record in records[-1:]), *(event.at_s for event in begun.events)])
+
+
+def _secret(app: App, number: int, attempt: int) -> bytes:
+    return Key(app.plan.seed).at("secret", number, attempt).digest()
+
+
+def _facts(run: Run, app: App, outcome: Outcome, memory: MemoryStore, began_s: float) -> dict[str, Any]:
+    about = StoredRun(
+        run.id, app.name, run.plan.to_json(), run.plan.digest, run.layout.to_json(), began_s, versions(),
+        state=outcome.state, reason=outcome.reason, ended_s=time.time(), first_model=memory.first_model,
+    )  # fmt: skip
+    return facts_of(about, "simulation", memory.records)
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where a loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
