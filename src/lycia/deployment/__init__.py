@@ -1,0 +1,1 @@
+"""A federation over a network: a coordinator, and nodes that only call out."""

@@ -1,0 +1,170 @@
+"""A fleet behind a network: asks wait here until nodes fetch them, replies until the loop has written them down."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from lycia.core.admission import extras
+from lycia.core.layout import Layout
+from lycia.core.messages import Ask, Reply, Scores, Summed, Updates, Vanished
+from lycia.core.parts import Extra, Roster
+from lycia.core.round import Run
+from lycia.deployment import wire
+from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.wire import AskMessage, Shared
+from lycia.storage.blobs import BlobFolder
+
+
+@dataclass(frozen=True)
+class _Open:
+    """One ask that one node has not answered yet."""
+
+    ask: Ask
+    shared: Shared
+
+
+class Mailbox:
+    """The `Fleet` of one run in deployment.
+
+    Nodes pull: `task_for` is what a poll returns, `deliver` what an upload calls. A reply is acknowledged to its node only
+    after the loop has written down what it means, so a node may let go of it then and not before.
+    """
+
+    def __init__(
+        self, run: Run, presence: Presence, blobs: BlobFolder, now_s: Callable[[], float], wake: Callable[[], None]
+    ) -> None:
+        self.run, self._presence, self._blobs = run, presence, blobs
+        self._now_s, self._wake = now_s, wake
+        self._open: dict[str, dict[int, _Open]] = {}
+        self._gone: set[tuple[int, str]] = set()
+        self._replies: asyncio.Queue[Reply] = asyncio.Queue()
+        self._waiting: dict[tuple[int, str], list[asyncio.Future[str | None]]] = {}
+        self._stored: dict[str, str] = {}
+        self._listening = asyncio.Event()
+        self.bytes_up = self.bytes_down = 0
+
+    # ------------------------------------------------------------------------------------------ what the loop calls
+
+    async def roster(self, at_least: int) -> Roster:
+        """Everyone who is there, once there are enough."""
+        return await self._presence.wait_roster(at_least)
+
+    async def send(self, ask: Ask) -> None:
+        """Put the ask into the box of each of its nodes, and wake those that wait at the door."""
+        shared = await asyncio.to_thread(self._share, ask)
+        for node in ask.nodes:
+            self._open.setdefault(node, {})[ask.task] = _Open(ask, shared)
+        self._wake()
+
+    async def receive(self, until_s: float) -> Reply | None:
+        """The next reply, or the news that a node has vanished."""
+        self._listening.set()
+        while True:
+            vanished = self._vanished()
+            if vanished is not None:
+                return vanished
+            left_s = until_s - self._now_s()
+            try:
+                return await asyncio.wait_for(self._replies.get(), max(min(left_s, self._presence.silence_s / 4), 0))
+            except TimeoutError:
+                if left_s <= 0:
+                    return None
+
+    async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
+        """Let the node's call return."""
+        nodes = reply.nodes if isinstance(reply, (Updates, Summed, Scores)) else (reply.node,)
+        for node in nodes:
+            refusal = refusals.get(node)
+            if not isinstance(reply, Vanished):
+                self._open.get(node, {}).pop(reply.task, None)
+            for waiting in self._waiting.pop((reply.task, node), []):
+                if not waiting.done():
+                    waiting.set_result(refusal)
+            if refusal and isinstance(reply, Updates):
+                self.forget(reply.handles)
+
+    async def withdraw(self, tasks: Iterable[int]) -> None:
+        """Take the asks out of all boxes; who works on one already will be told when it delivers."""
+        for task in tasks:
+            for box in self._open.values():
+                box.pop(task, None)
+
+    def kept(self, handle: str) -> Updates | Summed:
+        """The update in the blob `handle`, mapped into memory and not read."""
+        return wire.reread_update(self.run.layout, self._blobs.open(handle), handle)
+
+    def forget(self, handles: Iterable[str]) -> None:
+        """Remove updates that are part of a model, or of none."""
+        for handle in handles:
+            self._blobs.remove(handle)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of bodies up and down in this run since the coordinator started."""
+        return self.bytes_up, self.bytes_down
+
+    # ----------------------------------------------------------------------------------------- what the doors call
+
+    def task_for(self, node: str) -> AskMessage | None:
+        """The oldest ask that waits for the node; the same one until it is answered."""
+        for task in sorted(self._open.get(node, {})):
+            self._gone.discard((task, node))
+            item = self._open[node][task]
+            return wire.encode_ask(item.ask, self.run.layout, item.shared, node)
+        return None
+
+    async def expects(self, task: int, node: str) -> bool:
+        """Whether this task waits for this node; after a restart, once the loop has put the open asks back."""
+        await self._listening.wait()
+        return task in self._open.get(node, {})
+
+    def extras(self) -> tuple[Extra, ...]:
+        """What an update of this run carries beside its delta."""
+        return extras(self.run.layout, self.run.plan)
+
+    def names(self, node: str, digest: str) -> bool:
+        """Whether an ask that waits for the node tells it to fetch this blob."""
+        for item in self._open.get(node, {}).values():
+            if digest in (item.shared.model, item.shared.base, item.shared.told, item.ask.plan, self.run.layout.digest):
+                return True
+        return False
+
+    async def deliver(self, reply: Reply, node: str) -> str | None:
+        """Hand a reply to the loop; returns why it was not taken, or None, once that is written down."""
+        waiting: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault((reply.task, node), []).append(waiting)
+        self._replies.put_nowait(reply)
+        return await waiting
+
+    def dismiss(self) -> None:
+        """The run is over: nobody waits here any more."""
+        self._open.clear()
+        for waits in self._waiting.values():
+            for waiting in waits:
+                if not waiting.done():
+                    waiting.set_result("the run is over")
+
+    def _vanished(self) -> Vanished | None:
+        for node, box in self._open.items():
+            if box and self._presence.is_lost(node):
+                for task in box:
+                    if (task, node) not in self._gone:
+                        self._gone.add((task, node))
+                        return Vanished(task, node, f"nothing was heard of it for {self._presence.silence_s:g} s")
+        return None
+
+    def _share(self, ask: Ask) -> Shared:
+        layout: Layout = self.run.layout
+        model = base = None
+        if ask.model is not None:
+            pieces = wire.base_file(layout, ask.model)
+            base = self._stored_once("base", pieces) if pieces else None
+            model = self._stored_once(
+                f"model {ask.round} {ask.exchange == 'baseline'}", wire.model_file(layout, ask.model)
+            )
+        told = self._stored_once(f"told {ask.task}", wire.told_file(ask.told)) if ask.told else None
+        return Shared(model, base, told)
+
+    def _stored_once(self, key: str, pieces: Iterable[bytes | memoryview]) -> str:
+        if key not in self._stored:
+            self._stored[key] = self._blobs.put(pieces)
+        return self._stored[key]

@@ -1,0 +1,140 @@
+"""`lycia serve`: the coordinator as a process."""
+
+import asyncio
+import ctypes
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from lycia.deployment.coordinator.http import Doors
+from lycia.deployment.coordinator.service import Service, system_entropy
+from lycia.deployment.identity import Identity, certificate_pin, make_certificate, own_names, write_private
+from lycia.deployment.operator import OperatorAccess
+from lycia.errors import StorageError
+from lycia.runtime.ports import Entropy
+from lycia.storage.blobs import BlobFolder
+from lycia.storage.database import Database, sqlite_url
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `lycia serve` is started with.
+
+    Attributes:
+      host, port: where to listen; port 0 takes a free one.
+      url: how nodes reach it, where that is not host and port (behind a proxy, or by a name).
+      silence_s: after how long without a sign of life a node counts as vanished.
+    """
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8443
+    url: str = ""
+    silence_s: float = 10.0
+
+
+def serve(settings: Settings, ready: Callable[[str], None], entropy: Entropy = system_entropy) -> None:
+    """Serve until interrupted. `ready` is called with the URL once nodes can connect.
+
+    Raises: StorageError, if the port is taken or the folder cannot be used.
+    """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    _keep_receive_buffers()
+    listener = _listen(settings.host, settings.port)
+    asyncio.run(_serve(settings, listener, ready, entropy))
+
+
+async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None], entropy: Entropy) -> None:
+    home = settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    url = settings.url or f"https://{_reached_as(settings.host)}:{listener.getsockname()[1]}"
+    certificate, key = _certificate(home, settings.host)
+    database = Database(sqlite_url(home / "lycia.db"))
+    blobs = BlobFolder(home / "blobs")
+    pem = certificate.read_text()
+    service = Service(
+        database, blobs, url, certificate_pin(pem), _secret(home), silence_s=settings.silence_s, entropy=entropy
+    )
+    operator = Identity.at(home / "operator.pem")
+    await service.add_operator("operator", operator.public)
+    OperatorAccess(url, pem, "operator", str(home / "operator.pem")).keep(home)
+    await service.begin()
+    config = uvicorn.Config(
+        Doors(service, blobs).app(), http="httptools", loop="auto", log_level="warning", access_log=False,
+        ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_keep_alive=120, timeout_graceful_shutdown=2,
+        lifespan="off", backlog=2048,
+    )  # fmt: skip
+    server = _Server(config, lambda: ready(url))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await service.end()
+        database.close()
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and lets go of long polls when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StorageError(
+            f"the coordinator cannot listen on {host}:{port} ({error.strerror}).",
+            why="another process has that port, or the address is not one of this machine's.",
+            do="give another one with --port (0 takes any free one) or --host.",
+        ) from None
+    return listener
+
+
+def _reached_as(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _certificate(home: Path, host: str) -> tuple[Path, Path]:
+    certificate, key = home / "certificate.pem", home / "certificate.key"
+    if not certificate.exists():
+        pem, private = make_certificate(own_names(host))
+        write_private(key, private)
+        certificate.write_bytes(pem)
+    return certificate, key
+
+
+def _secret(home: Path) -> bytes:
+    path = home / "session.secret"
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _keep_receive_buffers() -> None:
+    # glibc gives each 256 KB receive buffer back to the system at once; keeping them makes uploads several times cheaper.
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

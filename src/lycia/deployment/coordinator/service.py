@@ -1,0 +1,451 @@
+"""What the coordinator does for its callers, apart from HTTP: enrolment, runs, and the nodes' boxes."""
+
+import asyncio
+import json
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from lycia.catalogue import plan_from_json
+from lycia.core.layout import Layout, read_checkpoint
+from lycia.core.messages import Late, Reply
+from lycia.core.round import Carried, Run, first
+from lycia.deployment.coordinator.mailbox import Mailbox
+from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.sessions import Caller, Sessions
+from lycia.deployment.identity import ROLES, Invitation, Role, is_signed, token_hash
+from lycia.deployment.wire import AskMessage, EnrolMessage, InviteMessage, StartMessage
+from lycia.errors import AccessError, LayoutError, LyciaError, NotFound
+from lycia.runtime.beginning import run_id
+from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, fact_to_json
+from lycia.runtime.ports import Entropy
+from lycia.runtime.runner import World, hold
+from lycia.storage import nodes as members
+from lycia.storage import runs as kept_runs
+from lycia.storage.blobs import BlobFolder
+from lycia.storage.carrying import read_kept_model
+from lycia.storage.database import Connection, Database
+from lycia.storage.facts import StoredRun
+from lycia.storage.run_store import RunStore
+from lycia.storage.tables import Invitation as StoredInvitation
+from lycia.storage.tables import Node
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Live:
+    """A run that is being held now."""
+
+    run: Run
+    mailbox: Mailbox
+    task: asyncio.Task[None] | None = None
+    moved: str = ""
+    watchers: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class WallClock:
+    """Seconds since 1970 that never go back, whatever is done to the machine's clock meanwhile."""
+
+    def __init__(self) -> None:
+        self._at_s, self._began_s = time.time(), time.monotonic()
+
+    def now_s(self) -> float:
+        """Now."""
+        return self._at_s + time.monotonic() - self._began_s
+
+    def not_before(self, at_s: float) -> None:
+        """What is written down already was not in the future."""
+        self._at_s += max(0.0, at_s - self.now_s())
+
+
+def system_entropy(round_number: int, attempt: int) -> bytes:
+    """32 bytes from the system; the loop writes them down with the round that it opens."""
+    return os.urandom(32)
+
+
+class Service:
+    """One coordinator."""
+
+    def __init__(
+        self, database: Database, blobs: BlobFolder, url: str, pin: str, secret: bytes, *,
+        silence_s: float = 10.0, entropy: Entropy = system_entropy,
+    ) -> None:  # fmt: skip
+        self._db, self._blobs, self._url, self._pin, self._entropy = database, blobs, url, pin, entropy
+        self.clock = WallClock()
+        self.sessions = Sessions(secret, self.clock.now_s)
+        self.presence = Presence(silence_s, self.clock.now_s)
+        self._nodes: dict[str, Node] = {}
+        self._live: dict[str, _Live] = {}
+        self._arrived = asyncio.Event()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # ------------------------------------------------------------------------------------------------------ its life
+
+    async def begin(self) -> None:
+        """Load who is enrolled, and go on with the runs that were under way."""
+        await self._reload()
+        for row in await self._db.read(lambda connection: kept_runs.list_runs(connection, "running")):
+            self._hold(row)
+
+    async def end(self) -> None:
+        """Let go of everything; what is durable stays, and `begin` goes on from there."""
+        for live in self._live.values():
+            live.mailbox.dismiss()
+            if live.task is not None:
+                live.task.cancel()
+        await asyncio.gather(*(live.task for live in self._live.values() if live.task), return_exceptions=True)
+        self._wake()
+
+    # ------------------------------------------------------------------------------------------------- who is calling
+
+    async def invite(self, message: InviteMessage) -> Invitation:
+        """A new invitation; only its token's hash stays here."""
+        if message.role not in ROLES:
+            raise AccessError(
+                f"there is no role {message.role!r}.",
+                why=f"the roles are {', '.join(ROLES)}.",
+                do="use --role node, --role evaluator or --role operator.",
+            )
+        known = self._nodes.get(message.name)
+        if known is not None and known.state == "active":
+            raise AccessError(
+                f"{message.name!r} is enrolled already.",
+                why="a name stands for one key.",
+                do="choose another name, or revoke the node first.",
+            )
+        token, now_s = secrets.token_urlsafe(24), time.time()
+        stored = StoredInvitation(token_hash(token), message.name, message.role, now_s, now_s + message.valid_s)
+        await self._db.write(lambda connection: members.add_invitation(connection, stored))
+        return Invitation(message.url or self._url, self._pin, token, message.name, message.role)
+
+    async def enrol(self, message: EnrolMessage) -> Node:
+        """Make the bearer of an unused invitation a member; the same key again changes nothing.
+
+        Raises: AccessError, if the signature is wrong, or the token unknown, used, or expired.
+        """
+        if not is_signed(
+            message.public_key, message.signature, "lycia enrol", message.token.encode(), message.public_key.encode()
+        ):
+            raise AccessError(
+                "the enrolment is not signed by the key that it brings.",
+                why="only who holds a key may enrol it.",
+                do="join again; if it happens again, something changes messages on the way.",
+            )
+        now_s = time.time()
+
+        def change(connection: Connection) -> Node:
+            used = members.use_invitation(connection, token_hash(message.token), message.public_key, now_s)
+            new = Node(
+                used.name,
+                bytes.fromhex(message.public_key),
+                used.role,
+                "active",
+                now_s,
+                now_s,
+                _count(message.examples),
+                versions=message.versions,
+            )
+            return members.add_node(connection, new)
+
+        node = await self._db.write(change)
+        self._nodes[node.name] = node
+        log.info("node enrolled", node=node.name, role=node.role)
+        return node
+
+    async def add_operator(self, name: str, public_key: str) -> None:
+        """Enrol the operator whose key lies on this machine."""
+        now_s = time.time()
+        operator = Node(name, bytes.fromhex(public_key), "operator", "active", now_s, now_s)
+        self._nodes[name] = await self._db.write(lambda connection: members.add_node(connection, operator))
+
+    def open_session(self, name: str, nonce: str, signature: str) -> str:
+        """A bearer, if the signature proves that the caller holds the key enrolled under `name`."""
+        node = self._member(name)
+        return self.sessions.open(name, nonce, signature, node.public_key.hex(), _role(node.role))
+
+    def caller(self, bearer: str) -> Caller | None:
+        """Who is calling, if the bearer is good.
+
+        Raises: AccessError, if the caller has been revoked since.
+        """
+        caller = self.sessions.caller(bearer)
+        if caller is not None:
+            self._member(caller.name)
+        return caller
+
+    async def revoke(self, name: str) -> None:
+        """Let a node in no more, from its next call on.
+
+        Raises: NotFound, if there is no such node.
+        """
+        if name not in self._nodes:
+            raise _no_node(name, self._nodes)
+        await self._db.write(lambda connection: members.set_node_state(connection, name, "revoked"))
+        await self._reload()
+        self.presence.forget(name)
+        log.info("node revoked", node=name)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Everyone who is enrolled, and whether they are there."""
+        return [
+            {
+                "name": node.name, "role": node.role, "state": node.state, "there": self.presence.is_there(node.name),
+                "examples": node.examples, "public_key": node.public_key.hex(),
+            }
+            for node in sorted(self._nodes.values(), key=lambda node: node.name)
+        ]  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------- nodes' work
+
+    async def poll(
+        self, caller: Caller, wait_s: float, examples: float | None, gone: Callable[[], Awaitable[Any]]
+    ) -> AskMessage | None:
+        """The next ask for the caller; None if there is none for `wait_s` seconds, or if it hangs up meanwhile."""
+        await self.presence.saw(caller.name, caller.role, examples)
+        self.presence.polling(caller.name, +1)
+        hung_up = asyncio.ensure_future(gone())
+        until_s = self.clock.now_s() + wait_s
+        try:
+            while True:
+                arrived = self._arrived
+                for live in self._live.values():
+                    message = live.mailbox.task_for(caller.name)
+                    if message is not None:
+                        return message
+                waiting = asyncio.ensure_future(arrived.wait())
+                left_s = max(until_s - self.clock.now_s(), 0)
+                done, _ = await asyncio.wait({waiting, hung_up}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if waiting not in done:
+                    return None
+        finally:
+            hung_up.cancel()
+            self.presence.polling(caller.name, -1)
+
+    async def deliver(self, caller: Caller, run: str, reply: Reply) -> str:
+        """Hand a reply to its run; returns why it was not taken, or ""."""
+        await self.presence.saw(caller.name, caller.role)
+        live = self._live.get(run)
+        if live is None:
+            return f"the run is {(await self._stored(run)).state}"
+        return await live.mailbox.deliver(reply, caller.name) or ""
+
+    async def expects(self, caller: Caller, run: str, task: int) -> Mailbox | None:
+        """The box that an update for this task belongs into; None if nobody waits for it any more."""
+        live = self._live.get(run)
+        return live.mailbox if live is not None and await live.mailbox.expects(task, caller.name) else None
+
+    def box(self, run: str) -> Mailbox | None:
+        """The box of a run that is being held now."""
+        live = self._live.get(run)
+        return live.mailbox if live else None
+
+    async def late(self, caller: Caller, run: str, task: int) -> str:
+        """What to tell a node whose update comes too late; the run's record names it."""
+        return await self.deliver(caller, run, Late(task, caller.name)) or "nobody waits for it any more"
+
+    def may_read(self, caller: Caller, digest: str) -> bool:
+        """Whether an ask that waits for the caller, or its role, gives it this blob."""
+        return caller.role == "operator" or any(live.mailbox.names(caller.name, digest) for live in self._live.values())
+
+    # ------------------------------------------------------------------------------------------------------------ runs
+
+    async def start(self, message: StartMessage) -> str:
+        """Begin a run; returns its id.
+
+        Raises: PlanError, LayoutError, TensorFileError, if what the operator sent does not fit together.
+        """
+        plan, layout = plan_from_json(message.plan), Layout.from_json(message.layout)
+        found, _, _ = await asyncio.to_thread(read_checkpoint, self._blobs.open(message.model))
+        if found != layout:
+            raise LayoutError(
+                "the model that was uploaded has another layout than the run.",
+                why="a run keeps the names, shapes and kinds of its first model.",
+                do="start again with a model of this app.",
+            )
+        row = StoredRun(
+            run_id(message.app), message.app, message.plan, plan.digest, message.layout, time.time(), message.versions,
+            message.schema_text, first_model=message.model,
+        )  # fmt: skip
+        await self._db.write(lambda connection: kept_runs.create_run(connection, row))
+        self._hold(row)
+        return row.id
+
+    async def runs(self) -> list[StoredRun]:
+        """All runs, the newest first."""
+        return list(reversed(await self._db.read(kept_runs.list_runs)))
+
+    async def facts(self, run: str) -> dict[str, Any]:
+        """All that a report is made of.
+
+        Raises: NotFound, if there is no such run.
+        """
+        found = await self.find(run)
+        return await self._db.read(lambda connection: kept_runs.facts_of_run(connection, found))
+
+    async def find(self, run: str) -> str:
+        """The whole id of a run of which an unmistakable beginning is given; "latest" is the newest.
+
+        Raises: NotFound.
+        """
+        known = [row.id for row in await self.runs()]
+        matches = (
+            known[:1]
+            if run == "latest"
+            else [run]
+            if run in known
+            else [name for name in known if name.startswith(run)]
+        )
+        if len(matches) != 1:
+            raise NotFound(
+                f"there is no run {run!r}." if not matches else f"{run!r} may be {', '.join(matches[:5])}.",
+                why="a run is named by its id, or by a beginning of it that no other run has.",
+                do="see `lycia runs` for the ids.",
+            )
+        return matches[0]
+
+    async def model_blob(self, run: str, round_number: int | None) -> str:
+        """The digest of a run's model after so many rounds; None for the latest.
+
+        Raises: NotFound, if that round has no model here.
+        """
+        found = await self.find(run)
+        stored = await self._db.read(lambda connection: kept_runs.models_of_run(connection, found))
+        models = {model.round: model.digest for model in stored}
+        number = max(models, default=0) if round_number is None else round_number
+        if number not in models:
+            raise NotFound(
+                f"run {run!r} has no model of round {number}.",
+                why=f"it has those of the rounds {', '.join(map(str, sorted(models)))}.",
+                do="leave --round out for the latest one.",
+            )
+        return models[number]
+
+    async def events(self, run: str, after: int, wait_s: float) -> dict[str, Any]:
+        """What happened in a run after event number `after`; waits for something to happen."""
+        found = await self.find(run)
+        deadline_s = self.clock.now_s() + wait_s
+        while True:
+            live = self._live.get(found)
+            seen = live.watchers if live else None
+            feed = await self._db.read(lambda connection: kept_runs.read_feed(connection, after, run=found))
+            state = (await self._stored(found)).state
+            left_s = deadline_s - self.clock.now_s()
+            if feed or live is None or left_s <= 0:
+                events = [[item.seq, json.dumps(item.data)] for item in feed]
+                return {"events": events, "moved": live.moved if live else "", "state": state}
+            moved = live.moved
+            try:
+                await asyncio.wait_for(seen.wait() if seen else asyncio.sleep(left_s), left_s)
+            except TimeoutError:
+                continue
+            if live.moved != moved:
+                return {"events": [], "moved": live.moved, "state": state}
+
+    def _hold(self, row: StoredRun) -> None:
+        _, model = read_kept_model(self._blobs, row.first_model)
+        run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
+        for text in (row.plan, row.layout):
+            self._blobs.put([text.encode()])  # nodes fetch them by digest
+        live = _Live(run, Mailbox(run, self.presence, self._blobs, self.clock.now_s, self._wake))
+        self._live[row.id] = live
+        live.task = asyncio.create_task(self._watch(live, first(run, model)))
+
+    async def _watch(self, live: _Live, start: Carried) -> None:
+        run = live.run
+        store = RunStore(self._db, self._blobs, run.id, run.layout)
+        world = World(live.mailbox, store, self.clock, self._entropy, (_Feed(self, live),))
+        bound = log.bind(run=run.id)
+        bound.info("run begins", rounds=run.plan.rounds)
+        try:
+            outcome = await hold(run, start, world)
+            state, reason = outcome.state, outcome.reason
+        except LyciaError as error:
+            bound.error("run pauses", what=error.what, why=error.why, do=error.do)
+            state, reason = "paused", error.what
+        await asyncio.gather(*self._background)  # what watchers are owed is written before they hear of the end
+        ended_s = time.time()
+        await self._db.write(lambda connection: kept_runs.set_run_state(connection, run.id, state, reason, ended_s))
+        bound.info("run ends", state=state, reason=reason)
+        del self._live[run.id]
+        live.mailbox.dismiss()
+        live.watchers.set()
+
+    def _wake(self) -> None:
+        """Let all open polls look into their boxes."""
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    def tell(self, live: _Live, fact: Fact) -> None:
+        """Keep a fact for those who watch the run."""
+        line, at_s = fact_to_json(fact), time.time()
+        if isinstance(fact, RoundMoved):
+            live.moved = line
+        else:
+            kind, data = type(fact).__name__, json.loads(line)
+            adding = self._db.write(lambda connection: kept_runs.append_feed(connection, live.run.id, at_s, kind, data))
+            task: asyncio.Task[int] = asyncio.get_running_loop().create_task(adding)
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            task.add_done_callback(lambda _: self._stir(live))
+        if isinstance(fact, RoundEnded):
+            record = fact.record
+            log.info(
+                "round ends",
+                run=live.run.id,
+                round=record["round"],
+                heard=len(record["survivors"]),
+                missed=record["missed"],
+            )
+        self._stir(live)
+
+    def _stir(self, live: _Live) -> None:
+        live.watchers.set()
+        live.watchers = asyncio.Event()
+
+    async def _reload(self) -> None:
+        self._nodes = {node.name: node for node in await self._db.read(members.list_nodes)}
+
+    async def _stored(self, run: str) -> StoredRun:
+        return await self._db.read(lambda connection: kept_runs.get_run(connection, run))
+
+    def _member(self, name: str) -> Node:
+        node = self._nodes.get(name)
+        if node is None or node.state != "active":
+            raise AccessError(
+                f"{name!r} is not a member of this federation." if node is None else f"{name!r} has been {node.state}.",
+                why="only members that the operator has invited, and not revoked, are let in.",
+                do="ask the operator for an invitation.",
+            )
+        return node
+
+
+@dataclass
+class _Feed:
+    service: Service
+    live: _Live
+
+    def notice(self, fact: Fact) -> None:
+        self.service.tell(self.live, fact)
+
+
+def _count(examples: float | None) -> int | None:
+    return None if examples is None else int(examples)
+
+
+def _role(text: str) -> Role:
+    return next(role for role in ROLES if role == text)
+
+
+def _no_node(name: str, known: Mapping[str, object]) -> NotFound:
+    return NotFound(
+        f"there is no node {name!r}.",
+        why=f"enrolled are: {', '.join(sorted(known)) or 'none yet'}.",
+        do="see `lycia nodes`, or invite it with `lycia invite`.",
+    )

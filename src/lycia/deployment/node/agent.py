@@ -1,0 +1,316 @@
+"""The agent process: it has the node's key and talks to the coordinator; it never sees the data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lycia.deployment.identity import Identity, Invitation, fetch_certificate, write_private
+from lycia.deployment.node.client import Client
+from lycia.deployment.node.trainer import Job
+from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
+from lycia.errors import AccessError, AppError, LyciaError, NotFound, TrainingError
+
+_HEARTBEAT_S = 2.0
+_POLL_S = 20.0
+_MODELS_KEPT = 3
+_TRIES = 2  # of a task whose trainer process dies
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Where a node belongs, as its folder keeps it."""
+
+    name: str
+    role: str
+    url: str
+    certificate: str
+
+    @classmethod
+    def at(cls, home: Path) -> "Membership | None":
+        """What the folder says; None for a new one."""
+        path = home / "membership.json"
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+    def keep(self, home: Path) -> None:
+        """Write it down."""
+        write_private(home / "membership.json", json.dumps(self.__dict__).encode())
+
+
+class TrainerProcess:
+    """The process that has the data. It is started anew when it has died."""
+
+    def __init__(self, name: str, app: Path, data: str, note: Callable[[str], None]) -> None:
+        self._arguments = [name, str(app), data]
+        self._note = note
+        self._process: subprocess.Popen[str] | None = None
+        self.examples: float | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it has loaded its app and data.
+
+        Raises: the error that it met, such as an app that does not import or data that misses the schema.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lycia.deployment.node.trainer", *self._arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=_bare_environment(),
+        )  # fmt: skip
+        said = self._hear()
+        if said is None:
+            raise TrainingError(
+                f"the trainer process ended before it was ready (exit status {self._process.wait()}).",
+                why="it could not even load the app; what it printed stands above.",
+                do=f"run `python {self._arguments[1]}` on this machine to see why.",
+            )
+        self.examples = said["ready"]["examples"]
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """What came of a job; a process that dies over it is started again, once.
+
+        Raises: TrainingError, if it dies again; whatever error it meets.
+        """
+        for _ in range(_TRIES):
+            if self._process is None or self._process.poll() is not None:
+                self.start()
+            process = self._running()
+            try:
+                _pipe(process.stdin).write(job.to_line() + "\n")
+                _pipe(process.stdin).flush()
+                said = self._hear()
+            except BrokenPipeError:
+                said = None
+            if said is not None:
+                return said
+            self._note(f"the trainer process died (exit status {process.wait()}) at task {job.ask.task}")
+        raise TrainingError(
+            f"the trainer process died {_TRIES} times at this task.",
+            why="it may have run out of memory, or been killed.",
+            do="look at what it printed, and at the machine's memory.",
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None and self._process.poll() is None:
+            _pipe(self._process.stdin).close()
+            try:
+                self._process.wait(3)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _hear(self) -> dict[str, Any] | None:
+        line = _pipe(self._running().stdout).readline()
+        if not line:
+            return None
+        said: dict[str, Any] = json.loads(line)
+        if "failed" in said:
+            raise Problem.model_validate(said["failed"]).to_error()
+        return said
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            raise RuntimeError("the trainer process is used before it is started")
+        return self._process
+
+
+class Agent:
+    """Fetches asks, has the trainer do them, and delivers what comes of it; until it is told to stop."""
+
+    def __init__(
+        self, home: Path, client: Client, trainer: TrainerProcess, name: str, note: Callable[[str], None]
+    ) -> None:
+        self._home, self._client, self._trainer, self._name, self._note = home, client, trainer, name, note
+        self._stopping = threading.Event()
+        self._layouts: dict[str, Path] = {}
+        for folder in ("models", "memory", "spool", "runs"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+
+    def stop(self) -> None:
+        """End after what is in hand."""
+        self._stopping.set()
+
+    def serve(self) -> None:
+        """Work until told to stop.
+
+        Raises: AccessError, if this node has been revoked.
+        """
+        while not self._stopping.is_set():
+            message = self._client.poll(_POLL_S, self._trainer.examples)
+            if message is not None:
+                self.answer(message)
+
+    def answer(self, message: AskMessage) -> None:
+        """Do one ask, and deliver the reply; an error of the trainer's becomes a refusal with its words."""
+        with self._heartbeat(message):
+            try:
+                said = self._work(message)
+            except AccessError:
+                raise
+            except NotFound:
+                return  # the ask was withdrawn while it was being fetched; if it is still open, the next poll brings it
+            except LyciaError as error:
+                self._note(f"declined {message.exchange!r} of round {message.round}: {error.what}")
+                said = {"reply": ReplyMessage(kind="declined", reason=error.what).model_dump()}
+            refused = self.deliver(message, said)
+        if refused:
+            self._note(f"{message.exchange!r} of round {message.round} was not taken: {refused}")
+
+    def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
+        """Send what the trainer said; returns why it was not taken, or ""."""
+        if "update" not in said:
+            return self._client.reply(message.run, message.task, ReplyMessage.model_validate(said["reply"]))
+        path = Path(said["update"])
+        refused = self._client.upload_update(message.run, message.task, path)
+        path.unlink(missing_ok=True)
+        return refused
+
+    def _work(self, message: AskMessage) -> dict[str, Any]:
+        self._check_plan(message)
+        plan, layout, model, base, told = (
+            self._fetch(digest, message.run) if digest else None
+            for digest in (message.plan, message.layout, message.model, message.base, message.told)
+        )
+        assert plan is not None
+        assert layout is not None
+        job = Job(
+            message, plan, layout, model, base, told, self._home / "memory" / f"{message.run}.safetensors",
+            self._home / "spool" / f"{message.run}-{message.task}.safetensors", b64encode(self._secret(message)).decode(),
+        )  # fmt: skip
+        return self._trainer.do(job)
+
+    def _fetch(self, digest: str, run: str) -> Path:
+        folder = self._home / "models"
+        target = self._client.download(digest, folder / digest, run)
+        others = sorted((path for path in folder.iterdir() if path != target), key=lambda path: path.stat().st_mtime)
+        for old in others[: -_MODELS_KEPT * 4]:
+            old.unlink(missing_ok=True)
+        os.utime(target)
+        return target
+
+    def _check_plan(self, message: AskMessage) -> None:
+        """A run keeps its plan: one that changes on the way is refused."""
+        path = self._home / "runs" / message.run
+        if not path.exists():
+            path.write_text(message.plan)
+        if path.read_text() != message.plan:
+            raise TrainingError(
+                f"run {message.run} came with another plan than it began with.",
+                why="this node agreed to the plan of the first ask, and a run has one plan.",
+                do="start a new run for the new plan.",
+            )
+
+    def _secret(self, message: AskMessage) -> bytes:
+        """32 bytes for this run, round and attempt: drawn once, written down before their first use."""
+        path = self._home / "runs" / f"{message.run}.secret"
+        place = f"{message.round}/{message.attempt}"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if place not in kept:
+            kept = {place: os.urandom(32).hex()}
+            write_private(path, json.dumps(kept).encode())
+        return bytes.fromhex(kept[place])
+
+    @contextmanager
+    def _heartbeat(self, message: AskMessage) -> Iterator[None]:
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(_HEARTBEAT_S):
+                try:
+                    self._client.alive(message.run, message.task)
+                except LyciaError as error:
+                    self._note(f"a sign of life was not taken: {error.what}")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+def join(
+    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None]
+) -> None:
+    """Enrol, if this folder has not yet, and serve until interrupted.
+
+    The trainer starts first, so that an app that does not import or data that misses its schema costs no invitation.
+
+    Raises: AppError, DataError, AccessError, ConnectionFailed.
+    """
+    if not app.is_file():
+        raise AppError(
+            f"there is no app file {str(app)!r}.",
+            why="an app is a Python file that defines `app = App(…)`.",
+            do="check the path; `examples/` has some to begin with.",
+        )
+    membership = check_membership(home, invitation)
+    trainer = TrainerProcess(invitation.name, app, data, note)
+    trainer.start()
+    client: Client | None = None
+    try:
+        identity = Identity.at(home / "key.pem")
+        if membership is None:
+            certificate = fetch_certificate(invitation.url, invitation.pin)
+            with_token = Client(invitation.url, certificate, invitation.name, identity, note=note)
+            with_token.enrol(invitation.token, trainer.examples, versions)
+            with_token.close()
+            membership = Membership(invitation.name, invitation.role, invitation.url, certificate)
+            membership.keep(home)
+        note(
+            f"{membership.name} is enrolled at {membership.url} with {trainer.examples or 0:.0f} examples; waiting for work"
+        )
+        client = Client(membership.url, membership.certificate, membership.name, identity, give_up_s=None, note=note)
+        agent = Agent(home, client, trainer, membership.name, note)
+        _stop_on_signals(agent, trainer)
+        agent.serve()
+    finally:
+        trainer.stop()
+        if client is not None:
+            client.close()
+
+
+def check_membership(home: Path, invitation: Invitation) -> Membership | None:
+    """What the folder knows already.
+
+    Raises: AccessError, if it belongs to another node or coordinator.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    known = Membership.at(home)
+    if known is not None and (known.name, known.url) != (invitation.name, invitation.url):
+        raise AccessError(
+            f"{home} belongs to the node {known.name!r} at {known.url}.",
+            why=f"the invitation is for {invitation.name!r} at {invitation.url}, and a folder holds one node's key.",
+            do="give another folder with --home.",
+        )
+    return known
+
+
+def _stop_on_signals(agent: Agent, trainer: TrainerProcess) -> None:
+    def stop(*_: object) -> None:
+        agent.stop()
+        raise SystemExit(0)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+
+
+def _bare_environment() -> dict[str, str]:
+    """What the trainer process may know of the agent's environment: nothing that is a credential or a way out."""
+    hidden = ("LYCIA_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden) or key == "LYCIA_DATA"}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise RuntimeError("the trainer process has no pipe")
+    return stream

@@ -1,0 +1,153 @@
+"""The trainer process: it has the app and the data, and neither keys nor a connection.
+
+It reads jobs from its standard input, a line of JSON each, and writes what came of them to its standard output. Models
+and updates pass through files in the agent's folder. What the app prints goes to standard error.
+"""
+
+import json
+import os
+import sys
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lycia.catalogue import plan_from_json
+from lycia.core import tensorfile
+from lycia.core.keys import Key
+from lycia.core.layout import Layout, Model
+from lycia.core.messages import Declined, Updates
+from lycia.core.plan import App, Plan
+from lycia.core.tensorfile import Tensor
+from lycia.core.training import NodeData
+from lycia.core.work import Node, work
+from lycia.data.population import load_node_data
+from lycia.data.schema import check_data
+from lycia.deployment import wire
+from lycia.deployment.wire import AskMessage
+from lycia.errors import LyciaError
+from lycia.runtime.apps import load_app
+from lycia.runtime.threads import one_thread
+
+
+@dataclass(frozen=True)
+class Job:
+    """One ask for the trainer, with the files that it names."""
+
+    ask: AskMessage
+    plan: Path
+    layout: Path
+    model: Path | None
+    base: Path | None
+    told: Path | None
+    memory: Path
+    update: Path
+    secret: str
+
+    def to_line(self) -> str:
+        """The job as one line."""
+        files = (self.plan, self.layout, self.model, self.base, self.told, self.memory, self.update)
+        return json.dumps([self.ask.model_dump(), *(path and str(path) for path in files), self.secret])
+
+    @classmethod
+    def from_line(cls, line: str) -> "Job":
+        """The job that `to_line` wrote."""
+        ask, plan, layout, model, base, told, memory, update, secret = json.loads(line)
+        return cls(
+            AskMessage.model_validate(ask), Path(plan), Path(layout), model and Path(model), base and Path(base), told and Path(told),
+            Path(memory), Path(update), secret,
+        )  # fmt: skip
+
+
+class Worker:
+    """Does jobs with one app over one node's data."""
+
+    def __init__(self, name: str, app: App, data: NodeData) -> None:
+        self._name, self._app, self._data = name, app, data
+        self._plans: dict[str, Plan] = {}
+        self._own_layout, _ = app.trainer.first_model(app.schema, Key(app.plan.seed).at("first model"))
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """What came of the job: {"update": path} or {"reply": …}, as the agent sends it on."""
+        layout = Layout.from_json(job.layout.read_text())
+        if layout.digest != self._own_layout.digest:
+            reason = "the run's model is not the one that this node's app makes; both must be of the same version"
+            return {"reply": wire.encode_reply(Declined(job.ask.task, self._name, reason)).model_dump()}
+        plan = self._plans.setdefault(job.ask.plan, plan_from_json(job.plan.read_text()))
+        model = _model(layout, job.model, job.base) if job.model else None
+        told = wire.decode_told(job.told.read_bytes()) if job.told else {}
+        ask = wire.decode_ask(job.ask, self._name, model, told)
+        node = Node(self._name, self._data, read_memory(job.memory), b64decode(job.secret))
+        with one_thread():
+            reply, memory = work(self._app.trainer, plan, layout, ask, node)
+        if memory:
+            write_memory(job.memory, memory)
+        if isinstance(reply, Updates):
+            with job.update.open("wb") as file:
+                for piece in wire.update_file(layout, reply, job.ask.run):
+                    file.write(piece)
+            return {"update": str(job.update)}
+        return {"reply": wire.encode_reply(reply).model_dump()}
+
+
+def _model(layout: Layout, model: Path, base: Path | None) -> Model:
+    return wire.decode_model(layout, model.read_bytes(), base.read_bytes() if base else None)
+
+
+def read_memory(path: Path) -> dict[str, np.ndarray]:
+    """What the node remembers of a run; nothing, before its first round."""
+    if not path.exists():
+        return {}
+    return {name: tensor.array() for name, tensor in tensorfile.read(path.read_bytes())[0].items()}
+
+
+def write_memory(path: Path, memory: Mapping[str, np.ndarray]) -> None:
+    """Keep what the node remembers: the whole new state or the whole old one, whenever the process ends."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(tensorfile.to_bytes({name: Tensor.of(array) for name, array in memory.items()}, {}))
+    part.replace(path)
+
+
+def main(arguments: list[str]) -> int:
+    """Load the app and the data, say so, and work until standard input ends."""
+    name, app_path, data_name = arguments
+    out = _private_output()
+    try:
+        app = load_app(Path(app_path))
+        data = load_node_data(data_name, app)
+        if app.schema is not None:
+            check_data(app.schema, data)
+        worker = Worker(name, app, data)
+    except LyciaError as error:
+        _say(out, {"failed": wire.Problem.of(error).model_dump()})
+        return 2
+    _say(out, {"ready": {"examples": _count(data.train), "held_out": _count(data.held_out)}})
+    for line in sys.stdin:
+        try:
+            _say(out, worker.do(Job.from_line(line)))
+        except LyciaError as error:
+            _say(out, {"failed": wire.Problem.of(error).model_dump()})
+    return 0
+
+
+def _count(data: Any) -> float | None:
+    return float(len(data)) if data is not None and hasattr(data, "__len__") else None
+
+
+def _private_output() -> IO[str]:
+    """Standard output for the agent alone: whatever the app prints goes to standard error instead."""
+    private = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    return private
+
+
+def _say(out: IO[str], message: Mapping[str, Any]) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,337 @@
+"""What goes over the network: JSON for control, safetensors for tensors. Parsed once, here, into the types of the core."""
+
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lycia import errors
+from lycia.core import tensorfile
+from lycia.core.grid import Grid
+from lycia.core.layout import Layout, Model, narrow, read_model, widen
+from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Updates
+from lycia.core.tensorfile import Tensor
+from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
+
+PROTOCOL = 1
+_UPDATE = "lycia.update"
+_EXTRA = "extra:"
+_MASKED = "masked"
+_LARGEST_NAME = 200
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AskMessage(_Message):
+    """One ask as one node gets it. Models and arrays are named by digest and fetched once."""
+
+    run: str
+    plan: str
+    layout: str
+    round: int
+    attempt: int
+    task: int
+    exchange: str
+    model: str | None
+    base: str | None
+    told: str | None
+    each: str | None
+    norm_bound: float | None
+    grid: int | None
+    weight_cap: float
+    deadline_s: float
+
+
+class ReplyMessage(_Message):
+    """A reply that is not an update: scores, an answer, or a refusal."""
+
+    kind: str
+    weight: float = 0.0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    body: str = ""
+    reason: str = ""
+
+
+class EnrolMessage(_Message):
+    """A node introduces itself with its invitation's token; the signature covers all the rest."""
+
+    token: str
+    public_key: str
+    examples: float | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    signature: str
+
+
+class SessionMessage(_Message):
+    """A node or an operator answers the coordinator's challenge."""
+
+    name: str
+    nonce: str
+    signature: str
+
+
+class PollMessage(_Message):
+    """A node asks for work, and says how long it will wait."""
+
+    wait_s: float = Field(default=20.0, ge=0, le=60)
+    examples: float | None = None
+
+
+class AliveMessage(_Message):
+    """A node says that it is still at a task."""
+
+    run: str
+    task: int
+    phase: str = Field(default="training", max_length=_LARGEST_NAME)
+
+
+class InviteMessage(_Message):
+    """An operator invites a node."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    role: str = "node"
+    valid_s: float = Field(default=7 * 86400, gt=0)
+    url: str | None = None
+
+
+class StartMessage(_Message):
+    """An operator starts a run; the model's file has been uploaded before."""
+
+    app: str = Field(max_length=_LARGEST_NAME)
+    plan: str
+    layout: str
+    model: str
+    schema_text: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Problem(_Message):
+    """An error on its way to the other side, in the words of its `LyciaError`."""
+
+    kind: str
+    what: str
+    why: str
+    do: str
+
+    @classmethod
+    def of(cls, error: LyciaError) -> "Problem":
+        """The problem that says what `error` says."""
+        return cls(kind=type(error).__name__, what=error.what, why=error.why, do=error.do)
+
+    def to_error(self) -> LyciaError:
+        """The error that this problem tells of."""
+        kind = getattr(errors, self.kind, LyciaError)
+        known = isinstance(kind, type) and issubclass(kind, LyciaError)
+        return (kind if known else LyciaError)(self.what, why=self.why, do=self.do)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The part of an ask that is the same for all nodes, encoded: what to fetch, under its digest."""
+
+    model: str | None
+    base: str | None
+    told: str | None
+
+
+def base_file(layout: Layout, model: Model) -> Iterator[bytes | memoryview] | None:
+    """The pieces of the file with the segments that are sent once in a run; None if the model has none."""
+    tensors = layout.tensors(model, ("frozen", "local"))
+    return tensorfile.write(tensors, {}) if tensors else None
+
+
+def model_file(layout: Layout, model: Model) -> Iterator[bytes | memoryview]:
+    """The pieces of the file that a model travels in: the segments that change from round to round."""
+    return tensorfile.write(layout.tensors(model, ("trained", "statistics")), {})
+
+
+def told_file(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+    """The pieces of the file that holds what parts tell the nodes."""
+    return tensorfile.write({name: Tensor.of(array) for name, array in arrays.items()}, {})
+
+
+def encode_ask(ask: Ask, layout: Layout, shared: Shared, node: str) -> AskMessage:
+    """The ask as `node` gets it."""
+    each = ask.each.get(node)
+    return AskMessage(
+        run=ask.run, plan=ask.plan, layout=layout.digest, round=ask.round, attempt=ask.attempt, task=ask.task,
+        exchange=ask.exchange, model=shared.model, base=shared.base, told=shared.told, each=None if each is None else b64encode(each).decode(),
+        norm_bound=ask.norm_bound, grid=None if ask.grid is None else ask.grid.exponent, weight_cap=ask.weight_cap,
+        deadline_s=ask.deadline_s,
+    )  # fmt: skip
+
+
+def decode_ask(message: AskMessage, node: str, model: Model | None, told: Mapping[str, np.ndarray]) -> Ask:
+    """The ask, on the node, once what it names has been fetched."""
+    return Ask(
+        message.run, message.plan, message.round, message.attempt, message.task, message.exchange, (node,), model, told,
+        {} if message.each is None else {node: b64decode(message.each)}, message.norm_bound,
+        None if message.grid is None else Grid(message.grid), message.weight_cap, message.deadline_s,
+    )  # fmt: skip
+
+
+def decode_model(layout: Layout, file: bytes | memoryview, base: bytes | memoryview | None) -> Model:
+    """The model in a file of `model_file` and, where it has segments that are sent once, one of `base_file`.
+
+    Raises: TensorFileError, LayoutError.
+    """
+    return read_model(layout, tensorfile.read(file)[0] | (tensorfile.read(base)[0] if base is not None else {}))
+
+
+def decode_told(file: bytes | memoryview) -> dict[str, np.ndarray]:
+    """The arrays in a file of `told_file`."""
+    return {name: tensor.array() for name, tensor in tensorfile.read(file)[0].items()}
+
+
+def update_file(layout: Layout, updates: Updates, run: str) -> Iterator[bytes | memoryview]:
+    """The pieces of the file that holds a block of one update: a tensor for each trained leaf, then the extras.
+
+    The file says for which run, task and node it was made: it is refused anywhere else, and no two are ever the same.
+    """
+    row = updates.delta[0]
+    if row.dtype == np.float32:
+        tensors = {
+            leaf.name: Tensor(leaf.sent_dtype, leaf.shape, Tensor.of(narrow(row[place], leaf.sent_dtype)).data)
+            for leaf, place in layout.places("trained")
+        }
+    else:
+        tensors = {_MASKED: Tensor.of(row)}
+    tensors |= {_EXTRA + name: Tensor.of(rows[0]) for name, rows in updates.extra.items()}
+    said = {
+        "for": [run, updates.task, updates.nodes[0]],
+        "weight": float(updates.weight[0]),
+        "metrics": {name: float(column[0]) for name, column in updates.metrics.items()},
+    }
+    return tensorfile.write(tensors, {_UPDATE: json.dumps(said)})
+
+
+def decode_update(
+    layout: Layout, file: bytes | memoryview, run: str, task: int, node: str, handle: str
+) -> Updates | Malformed:
+    """The update in a file of `update_file`, as a view of it where its bytes already are float32.
+
+    What cannot be read is no exception but a `Malformed`, with the reason for which the node is quarantined; so is what
+    was made for another run, task or node.
+    """
+    try:
+        tensors, metadata = tensorfile.read(file)
+        said = json.loads(metadata.get(_UPDATE, "null"))
+        if said["for"] != [run, task, node]:
+            return Malformed(task, node, f"its update was made for {said['for']}, not for {[run, task, node]}")
+        weight = float(said["weight"])
+        metrics = {str(name)[:_LARGEST_NAME]: np.array([float(value)]) for name, value in said["metrics"].items()}
+        extra = {
+            name.removeprefix(_EXTRA): tensors.pop(name).array()[np.newaxis]
+            for name in [name for name in tensors if name.startswith(_EXTRA)]
+        }
+        delta = tensors[_MASKED].array() if tensors.keys() == {_MASKED} else _delta(layout, file, tensors)
+    except (LayoutError, TensorFileError) as error:
+        return Malformed(task, node, error.what)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return Malformed(task, node, f"its update does not say what it counts or measured ({error!r})")
+    return Updates(task, (node,), delta[np.newaxis], np.array([weight]), extra, metrics, (handle,))
+
+
+def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tensor]) -> np.ndarray:
+    leaves = [leaf for leaf, _ in layout.places("trained")]
+    differences: list[str] = []
+    for leaf in leaves:
+        found = tensors.get(leaf.name)
+        if found is None:
+            differences.append(f"{leaf.name!r} is missing")
+        elif found.shape != leaf.shape:
+            differences.append(f"{leaf.name!r} has shape {found.shape} instead of {leaf.shape}")
+        elif found.dtype != leaf.sent_dtype:
+            differences.append(f"{leaf.name!r} has dtype {found.dtype} instead of {leaf.sent_dtype}")
+    differences += [f"{name!r} is not part of the model" for name in tensors.keys() - {leaf.name for leaf in leaves}]
+    if differences:
+        raise LayoutError(
+            "its update does not fit the model: " + "; ".join(differences[:4]),
+            why="every update of a run has the shapes of its model.",
+            do="train with the same app and version as the run's operator.",
+        )
+    one_piece = _one_piece(file, [tensors[leaf.name] for leaf in leaves])
+    if one_piece is not None:
+        return one_piece
+    vector = np.zeros(layout.size("trained"), np.float32)
+    for leaf, place in layout.places("trained"):
+        vector[place] = widen(tensors[leaf.name].array().reshape(-1), leaf.sent_dtype)
+    return vector
+
+
+def reread_update(layout: Layout, file: bytes | memoryview, handle: str) -> Updates:
+    """An update that was accepted before.
+
+    Raises: StorageError, if it cannot be read any more.
+    """
+    try:
+        run, task, node = json.loads(tensorfile.read(file)[1][_UPDATE])["for"]
+        found: Updates | Malformed = decode_update(layout, file, run, task, node, handle)
+    except (LyciaError, ValueError, KeyError, TypeError) as error:
+        found = Malformed(0, "", str(error))
+    if isinstance(found, Malformed):
+        raise StorageError(
+            f"the update {handle[:12]}… cannot be read any more: {found.reason}.",
+            why="it was sound when it was accepted, so the file has changed since.",
+            do="restore the file from a backup, or ask the round again from its model.",
+        )
+    return found
+
+
+def _one_piece(file: bytes | memoryview, tensors: list[Tensor]) -> np.ndarray | None:
+    """The tensors as one float32 vector without a copy, where they lie one behind the other."""
+    end = tensors[0].start if tensors else 0
+    for tensor in tensors:
+        if tensor.dtype != "float32" or tensor.start != end or end % 4:
+            return None
+        end += tensor.data.nbytes
+    return np.frombuffer(file, np.float32, (end - tensors[0].start) // 4, tensors[0].start) if tensors else None
+
+
+def encode_reply(reply: Reply) -> ReplyMessage:
+    """A reply that is not an update, for one node."""
+    match reply:
+        case Scores():
+            metrics = {name: float(column[0]) for name, column in reply.metrics.items()}
+            return ReplyMessage(kind="scores", weight=float(reply.weight[0]), metrics=_finite(metrics))
+        case Answer():
+            return ReplyMessage(kind="answer", body=b64encode(reply.body).decode())
+        case Declined():
+            return ReplyMessage(kind="declined", reason=reply.reason)
+        case _:
+            raise TypeError(f"{type(reply).__name__} is not a control message")
+
+
+def decode_reply(message: ReplyMessage, task: int, node: str) -> Reply:
+    """The reply that a node sent."""
+    match message.kind:
+        case "scores":
+            metrics = {name[:_LARGEST_NAME]: np.array([value]) for name, value in message.metrics.items()}
+            return Scores(task, (node,), np.array([message.weight]), metrics)
+        case "answer":
+            try:
+                return Answer(task, node, b64decode(message.body, validate=True))
+            except ValueError as error:
+                return Malformed(task, node, f"its answer is not base64 ({error})")
+        case "declined":
+            return Declined(task, node, message.reason[:1000])
+        case kind:
+            return Malformed(task, node, f"it sent a reply of the unknown kind {kind[:_LARGEST_NAME]!r}")
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first thing that is wrong with a message, in one sentence."""
+    item: Mapping[str, Any] = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(step) for step in item["loc"]) or "the message"
+    return f"{place}: {item['msg']}"
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
