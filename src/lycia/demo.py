@@ -1,0 +1,96 @@
+"""`lycia demo`: a whole federation on this machine, with everything real but the distance."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lycia.demo_app import demo_app
+from lycia.deployment.local import Federation
+from lycia.deployment.operator import follow
+from lycia.deployment.starting import start_run
+from lycia.reports import RunFacts, write_report
+from lycia.runtime.facts import Fact, RoundEnded
+from lycia.runtime.ports import Observer
+from lycia.terminal import RunProgress, readable_bytes
+
+_SILENCE_S = 4.0
+_APP = "from lycia.demo_app import demo_app\n\napp = demo_app(nodes={nodes})\n"
+
+
+def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | None, console: Console) -> dict[str, Any]:
+    """Hold the demo; returns {"final": {"accuracy": …}, "rounds", "bytes_up", "bytes_down", "report", …}.
+
+    Raises: LyciaError, if a process of it fails.
+    """
+    home = directory or Path(tempfile.mkdtemp(prefix="lycia-demo-"))
+    home.mkdir(parents=True, exist_ok=True)
+    app_file = home / "demo_app.py"
+    app_file.write_text(_APP.format(nodes=nodes))
+    app = demo_app(nodes=nodes)
+    if rounds is not None:
+        app = replace(app, plan=replace(app.plan, rounds=rounds))
+    names = list(app.population.names)
+    console.print(f"Starting a coordinator and {nodes} node processes on this machine, over TLS …")
+    began = time.monotonic()
+    with Federation(home, app_file, ["--silence", str(_SILENCE_S)]) as federation:
+        for name in names:
+            federation.add_node(name, name)
+        federation.wait_nodes(nodes)
+        console.print(f"{nodes} nodes have joined {federation.url}, each with digits of its own ({time.monotonic() - began:.1f} s).")
+        run = start_run(federation.client, app)
+        watchers: list[Observer] = [RunProgress(console)]
+        if kill:
+            watchers.append(_Killer(federation, names[-1], app.plan.rounds // 2, console))
+        follow(federation.client, run, watchers)
+        raw = federation.client.get(f"/v1/runs/{run}")
+    facts = RunFacts.of(raw)
+    summary = facts.summary()
+    report = write_report(raw, home / "report")
+    _show(console, facts, report)
+    if directory is None:
+        for folder in ("coordinator", "nodes"):
+            shutil.rmtree(home / folder, ignore_errors=True)
+    return {**summary, "report": str(report), "seconds": round(time.monotonic() - began, 2)}
+
+
+class _Killer:
+    """Kills one node half-way through, and starts it again."""
+
+    def __init__(self, federation: Federation, name: str, after_round: int, console: Console) -> None:
+        self._federation, self._name, self._after, self._console = federation, name, after_round, console
+        self._done = False
+
+    def notice(self, fact: Fact) -> None:
+        """Strike when the round is done."""
+        if self._done or not isinstance(fact, RoundEnded) or fact.record["round"] + 1 < self._after:
+            return
+        self._done = True
+        self._federation.kill(self._name)
+        self._console.print(f"[bold]{self._name}[/] is killed (SIGKILL) and started again; nothing else is touched.")
+        self._federation.restart(self._name)
+
+
+def _show(console: Console, facts: RunFacts, report: Path) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="accuracy on each node's held-out digits", title_justify="left")
+    for column in ("node", "alone", "together"):
+        table.add_column(column)
+    for row in facts.benefits():
+        table.add_row(row.node, _figure(row.alone), _figure(row.together))
+    console.print(table)
+    summary: Mapping[str, Any] = facts.summary()
+    console.print(
+        f"accuracy [bold]{summary['final']['accuracy']:.4f}[/] after {summary['rounds']} rounds; "
+        f"{readable_bytes(summary['bytes_up'])} went up and {readable_bytes(summary['bytes_down'])} down."
+    )
+    console.print(f"report: {report}", soft_wrap=True, markup=False)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
