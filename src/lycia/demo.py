@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,7 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
     home.mkdir(parents=True, exist_ok=True)
     app_file = home / "demo_app.py"
     app_file.write_text(_APP.format(nodes=nodes))
-    app = demo_app(nodes=nodes)
-    if rounds is not None:
-        app = replace(app, plan=replace(app.plan, rounds=rounds))
+    app = demo_app(nodes=nodes) if rounds is None else demo_app(nodes=nodes, rounds=rounds)
     names = list(app.population.names)
     console.print(f"Starting a coordinator and {nodes} node processes on this machine, over TLS …")
     began = time.monotonic()
@@ -43,7 +40,9 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
         for name in names:
             federation.add_node(name, name)
         federation.wait_nodes(nodes)
-        console.print(f"{nodes} nodes have joined {federation.url}, each with digits of its own ({time.monotonic() - began:.1f} s).")
+        console.print(
+            f"{nodes} nodes have joined {federation.url}, each with digits of its own ({time.monotonic() - began:.1f} s)."
+        )
         run = start_run(federation.client, app)
         watchers: list[Observer] = [RunProgress(console)]
         if kill:
@@ -78,7 +77,8 @@ class _Killer:
 
 
 def _show(console: Console, facts: RunFacts, report: Path) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold", title="accuracy on each node's held-out digits", title_justify="left")
+    console.print("accuracy on each node's held-out digits, trained alone and together:")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("node", "alone", "together"):
         table.add_column(column)
     for row in facts.benefits():

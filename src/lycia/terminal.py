@@ -48,7 +48,9 @@ class RunProgress:
         traffic = f"↑ {readable_bytes(self._up)} ↓ {readable_bytes(self._down)}"
         if record["purpose"] == "train" and not record["missed"]:
             self._bar.update(self._task, completed=number)
-        self._bar.update(self._task, figure=figure, bytes=traffic)
+        if figure:
+            self._bar.update(self._task, figure=figure)
+        self._bar.update(self._task, bytes=traffic)
         if not self._console.is_terminal:
             self._console.print(round_line(record, figure, traffic), highlight=False)
         for trouble in troubles(record):

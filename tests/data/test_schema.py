@@ -37,6 +37,8 @@ def test_data_that_fits_has_no_differences():
     assert PATIENTS.differences(NodeData(data().train, data().train)) == []
     assert PATIENTS.differences(data(columns=None)) == []
     assert PATIENTS.differences(NodeData(None, None)) == []
+    assert PATIENTS.differences(data(FEATURES[:0], LABELS[:0])) == []
+    assert Schema(shape=(2, 2), labels=(0, 1)).differences(NodeData(Examples(np.ones((0, 2, 2)), np.zeros(0)))) == []
     check_data(PATIENTS, data())
 
 
@@ -57,7 +59,7 @@ def test_data_that_fits_has_no_differences():
         ),
         (with_value(2, 0, np.nan), "has 1 example with a NaN or an infinity in column 'age' (the first in row 2)"),
         (with_value(1, 0, 130), "has 1 example outside 0 to 120 years in column 'age' (the first in row 1)"),
-        (with_value(0, 1, -1), "has 1 example outside 0 to inf in column 'visits' (the first in row 0)"),
+        (with_value(0, 1, -1), "has 1 example below 0 in column 'visits' (the first in row 0)"),
         (with_value(0, 1, 1.5), "has 1 value that is not a whole number in column 'visits' (the first in row 0)"),
         (with_value(0, 2, 3), "has 1 value that is not one of 0, 1 in column 'sex' (the first in row 0)"),
         (NodeData([1, 2]), "the training data is a list, not Examples(features, labels)"),
@@ -93,6 +95,10 @@ def test_a_plain_shape_has_bounds_for_all_features():
     assert pictures.differences(NodeData(Examples(np.ones((3, 4)), np.array([0, 1, 1])))) == [
         "the training data has examples of shape (4,) instead of (2, 2)"
     ]
+
+
+def test_a_shape_may_be_a_number_of_features():
+    assert Schema(shape=4).shape == (4,)
 
 
 def test_targets_are_finite_numbers():

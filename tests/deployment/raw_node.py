@@ -49,7 +49,9 @@ class RawNode:
     def answer(self, ask: AskMessage, forge: Forge) -> str:
         """An update where one is asked for; scores elsewhere."""
         if ask.exchange != "train":
-            return self.client.reply(ask.run, ask.task, ReplyMessage(kind="scores", weight=1.0, metrics={"accuracy": 0.5}))
+            return self.client.reply(
+                ask.run, ask.task, ReplyMessage(kind="scores", weight=1.0, metrics={"accuracy": 0.5})
+            )
         layout = self.layout(ask)
         return self.send(ask, forge(Draft(ask, self.name, layout, np.full(layout.size("trained"), 0.01, np.float32))))
 
@@ -68,7 +70,9 @@ class Draft:
         delta = self.delta * np.float32(scale)
         if value is not None:
             delta[place] = value
-        block = Updates(self.ask.task, (self.node,), delta[np.newaxis], np.array([weight]), {}, {"loss": np.array([0.5])})
+        block = Updates(
+            self.ask.task, (self.node,), delta[np.newaxis], np.array([weight]), {}, {"loss": np.array([0.5])}
+        )
         return b"".join(wire.update_file(self.layout, block, self.ask.run))
 
 

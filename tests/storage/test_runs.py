@@ -12,17 +12,14 @@ from lycia.errors import NotFound
 from lycia.storage.database import Database, sqlite_url
 from lycia.storage.facts import StoredRun
 from lycia.storage.runs import (
-    append_feed,
     create_run,
     facts_of_run,
     get_run,
     list_runs,
     models_of_run,
-    read_feed,
     records_of_run,
     set_run_state,
 )
-from lycia.storage.tables import FeedItem
 
 RUN = StoredRun("r1", "digits", '{"rounds":3}', "a" * 64, "[]", 10.0, {"lycia": "0.1"}, schema='{"columns":[]}')
 
@@ -59,21 +56,3 @@ def test_runs_are_listed_in_the_order_of_their_creation_or_by_state(database: Da
 def test_a_run_that_nobody_knows_is_told_in_words(database: Database, of: Callable[..., Any]):
     with pytest.raises(NotFound, match="no run 'r9'"):
         change(database, of, "r9")
-
-
-def test_a_feed_is_read_on_from_the_last_number_seen(database: Database):
-    numbers = [change(database, append_feed, "r1", 1.5 * n, "round", {"round": n}) for n in range(5)]
-    assert numbers == sorted(set(numbers))
-    assert change(database, read_feed, 0, 2) == [
-        FeedItem(numbers[0], "r1", 0.0, "round", {"round": 0}),
-        FeedItem(numbers[1], "r1", 1.5, "round", {"round": 1}),
-    ]
-    assert [item.seq for item in change(database, read_feed, numbers[1])] == numbers[2:]
-    assert change(database, read_feed, numbers[-1]) == []
-
-
-def test_a_feed_can_be_read_for_one_run_alone(database: Database):
-    for run in ("r1", "r2", ""):
-        change(database, append_feed, run, 0.0, "state", {"of": run})
-    assert [item.data for item in change(database, read_feed, 0, run="r2")] == [{"of": "r2"}]
-    assert len(change(database, read_feed, 0)) == 3

@@ -34,7 +34,12 @@ def main() -> None:
     agent.Agent = ScriptedAgent  # type: ignore[misc]
     arguments = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=True))
     agent.join(
-        Invitation.from_text(sys.argv[2]), Path(arguments["--app"]), arguments["--data"], Path(arguments["--home"]), {}, print
+        Invitation.from_text(sys.argv[2]),
+        Path(arguments["--app"]),
+        arguments["--data"],
+        Path(arguments["--home"]),
+        {},
+        print,
     )
 
 

@@ -96,7 +96,9 @@ def test_a_simulation_that_stops_at_round_5_and_resumes_ends_with_the_same_bits(
 def test_the_late_and_the_lost_are_named_in_the_record():
     app = load_app(STORIES / "fedavg_app.py")
     facts = simulate(app, faults=Faults(script=SCRIPT)).facts
-    dropped = {(record["round"], drop["node"], drop["kind"]) for record in facts["records"] for drop in record["dropped"]}
+    dropped = {
+        (record["round"], drop["node"], drop["kind"]) for record in facts["records"] for drop in record["dropped"]
+    }
     late = {item["node"] for record in facts["records"] for item in record["late"]}
     assert dropped == {(1, "birch", "vanished"), (6, "ash", "vanished"), (6, "birch", "vanished")}
     assert late == {"cedar"}

@@ -197,7 +197,7 @@ def _hear_updates(
             events.append(_drop(reply, reply.nodes[row], "quarantined", reason, at_s))
         else:
             good.append(row)
-    hidden, taken = run.plan.masking is not None, good[: int(min(room(run, current), len(good)))]
+    hidden, taken = run.plan.masking is not None, good[: int(max(0, min(room(run, current), len(good))))]
     if taken:
         events.append(
             Heard(

@@ -184,7 +184,7 @@ class Layout:
             ) from None
 
     def model(self, arrays: Mapping[str, np.ndarray]) -> Model:
-        """The model that holds `arrays`, converted leaf by leaf to the segments' arithmetic; frozen ones are not copied.
+        """The model that holds `arrays`: leaf by leaf in the segments' arithmetic, the frozen ones as they are.
 
         Raises: LayoutError, naming every array that is missing, unknown, or of another shape or kind.
         """

@@ -59,13 +59,13 @@ def by_label_skew(examples: Examples, nodes: int, key: Key, *, alpha: float) -> 
     random = key.generator()
     stocks = _shuffled_by_label(examples, random)
     sizes = [len(part) for part in np.array_split(np.arange(len(examples)), nodes)]
-    prior = np.array([len(stock) for stock in stocks]) / len(examples)
-    taken = np.zeros(len(stocks), np.int64)
+    counts = np.array([len(stock) for stock in stocks])
+    taken = np.zeros_like(counts)
     parts = []
     for size in sizes:
-        counts = _draw_counts(size, _dirichlet(alpha * prior, random), prior * len(examples) - taken, random)
-        places = [stock[begin : begin + count] for stock, begin, count in zip(stocks, taken, counts, strict=True)]
-        taken += counts
+        drawn = _draw_counts(size, _dirichlet(alpha * counts / len(examples), random), counts - taken, random)
+        places = [stock[begin : begin + count] for stock, begin, count in zip(stocks, taken, drawn, strict=True)]
+        taken += drawn
         parts.append(examples[np.concatenate(places)])
     return tuple(parts)
 
@@ -118,13 +118,12 @@ def _dirichlet(concentrations: np.ndarray, random: np.random.Generator) -> np.nd
 
 
 def _draw_counts(size: int, shares: np.ndarray, stock: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    left, counts = np.rint(stock).astype(np.int64), np.zeros(len(stock), np.int64)
+    counts = np.zeros_like(stock)
     while (missing := size - counts.sum()) > 0:
-        wanted = np.where(left > 0, shares, 0.0)
-        if not wanted.sum() > 0:  # its labels have run out: it takes from the rest as they come
-            wanted = left.astype(np.float64)
-        drawn = np.minimum(random.multinomial(missing, wanted / wanted.sum()), left)
-        counts, left = counts + drawn, left - drawn
+        wanted = np.where(stock > counts, shares, 0.0)
+        if not wanted.sum() > 1e-200:  # its labels have run out: it takes from the rest as they come
+            wanted = (stock - counts).astype(np.float64)
+        counts += np.minimum(random.multinomial(missing, wanted / wanted.sum()), stock - counts)
     return counts
 
 

@@ -55,7 +55,7 @@ class Schema(training.Schema):
 
     Attributes:
       columns: what a table's features mean, in order; empty where `shape` is given instead.
-      shape: the shape of one example; taken from the columns where there are some.
+      shape: the shape of one example, or how many features it has; taken from the columns where there are some.
       labels: every label that may occur, in the order of a model's outputs; None where labels are numbers to predict.
       bounds: the least and the greatest value of any feature, for a plain shape.
     Raises: AppError, if it describes no data.
@@ -186,7 +186,7 @@ class Schema(training.Schema):
 
     def _bad_values(self, features: np.ndarray) -> Iterator[str]:
         if not self.columns:
-            yield from _out_of_bounds("", features.reshape(len(features), -1), self.bounds, "")
+            yield from _out_of_bounds("", features.reshape(len(features), math.prod(self.shape)), self.bounds, "")
         for column, values in zip(self.columns, features.T, strict=False):
             place, rows = f" in column {column.name!r}", values[:, np.newaxis]
             yield from _out_of_bounds(place, rows, column.bounds, column.unit)
@@ -247,8 +247,15 @@ def _out_of_bounds(place: str, rows: np.ndarray, bounds: Bounds, unit: str) -> I
     finite = np.isfinite(rows)
     yield from _count(~finite.all(axis=1), f"with a NaN or an infinity{place}", "example")
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
-    span = f"{low:g} to {high:g}{' ' * bool(unit)}{unit}"
-    yield from _count((finite & ((rows < low) | (rows > high))).any(axis=1), f"outside {span}{place}", "example")
+    where = (
+        f"above {high:g}"
+        if bounds[0] is None
+        else f"below {low:g}"
+        if bounds[1] is None
+        else f"outside {low:g} to {high:g}"
+    )
+    strange = (finite & ((rows < low) | (rows > high))).any(axis=1)
+    yield from _count(strange, f"{where}{' ' * bool(unit)}{unit}{place}", "example")
 
 
 def _count(strange: np.ndarray, what: str, noun: str = "value") -> Iterator[str]:
@@ -287,8 +294,8 @@ def _checked_bounds(whose: str, bounds: Bounds) -> Bounds:
     return low, high
 
 
-def _checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in shape)
+def _checked_shape(shape: Iterable[int] | int) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
     if not sizes or any(size < 1 for size in sizes):
         raise AppError(
             f"the schema has no columns, and the shape {sizes}.",

@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import json
 import os
+import re
 import socket
 import ssl
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -16,7 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,10 +30,15 @@ ROLES: tuple[Role, ...] = ("node", "evaluator", "operator")
 _VALID_FROM = timedelta(days=7)  # clocks may be wrong: a certificate is valid from a week before it was made
 _VALID_FOR = timedelta(days=3650)
 _PREFIX = "lycia1."
+NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+"""What a node may be called: it is part of paths and URLs."""
+COORDINATOR_URL = r"^https://[^\s/?#@]+/?$"
+"""How a coordinator may be reached: always over TLS, and at the root of its host."""
+_PIN = r"^[0-9a-f]{64}$"
 
 
 def signed_bytes(label: str, *fields: bytes) -> bytes:
-    """What a signature covers: a label of its own, and length-prefixed fields, so that nothing reads as something else."""
+    """What a signature covers: a label and length-prefixed fields, so that nothing reads as something else."""
     parts = (label.encode(), *fields)
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
@@ -53,7 +59,10 @@ class Identity:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             write_private(path, raw)
-        loaded = serialization.load_pem_private_key(path.read_bytes(), None)
+        try:
+            loaded: object = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # cut off, of another kind, or locked with a password
+            loaded = None
         if not isinstance(loaded, Ed25519PrivateKey):
             raise AccessError(
                 f"{path} does not hold an Ed25519 key.",
@@ -84,10 +93,15 @@ def is_signed(public: str, signature: str, label: str, *fields: bytes) -> bool:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, from its first byte on."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Write a file that only its owner can read, from its first byte on; a kill leaves the old file or the new one."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)  # one with other permissions would keep them
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(handle)
+    part.replace(path)
 
 
 def make_certificate(hosts: Sequence[str]) -> tuple[bytes, bytes]:
@@ -140,7 +154,7 @@ def fetch_certificate(url: str, pin: str) -> str:
     if not hmac.compare_digest(certificate_pin(pem), pin):
         raise ConnectionFailed(
             f"whoever answers at {url} is not the coordinator that invited this node.",
-            why=f"it shows a certificate with SHA-256 {certificate_pin(pem)[:16]}…, and the invitation pins {pin[:16]}….",
+            why=f"its certificate has the SHA-256 {certificate_pin(pem)[:16]}…, and the invitation pins {pin[:16]}….",
             do="ask the operator for a new invitation; if the coordinator did not change, something stands in between.",
         )
     return pem
@@ -167,9 +181,8 @@ class Invitation:
 
     def to_text(self) -> str:
         """One line without spaces, to be copied."""
-        return _PREFIX + urlsafe_b64encode(json.dumps(asdict(self), separators=(",", ":")).encode()).decode().rstrip(
-            "="
-        )
+        body = urlsafe_b64encode(json.dumps(asdict(self), separators=(",", ":")).encode()).decode().rstrip("=")
+        return f"{_PREFIX}{body}.{_checksum(body)}"
 
     @classmethod
     def from_text(cls, text: str) -> "Invitation":
@@ -179,19 +192,29 @@ class Invitation:
         """
         text = "".join(text.split())
         try:
-            body = text.removeprefix(_PREFIX)
-            if body == text:
+            if not text.startswith(_PREFIX):
                 raise ValueError(f"it does not begin with {_PREFIX}")
+            body, _, checksum = text.removeprefix(_PREFIX).partition(".")
+            if checksum != _checksum(body):  # so that a typing error is not taken for somebody in between
+                raise ValueError("a part of it is missing or wrong")
             invitation = cls(**json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4))))
             if not all(isinstance(value, str) for value in asdict(invitation).values()):
                 raise ValueError("a field of it is not text")
-        except (ValueError, TypeError) as error:
+            patterns = (("name", NODE_NAME), ("url", COORDINATOR_URL), ("pin", _PIN))
+            wrong = [name for name, pattern in patterns if not re.match(pattern, getattr(invitation, name))]
+            if wrong:
+                raise ValueError(f"its {wrong[0]} is not one")
+        except (ValueError, TypeError, RecursionError) as error:
             raise AccessError(
                 f"this is not an invitation: {text[:24]!r}… ({error}).",
                 why="an invitation is one line that `lycia invite` prints; a part of it may be missing.",
                 do="copy the whole line again, or ask the operator for a new one.",
             ) from None
         return invitation
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:8]
 
 
 def token_hash(token: str) -> str:

@@ -24,7 +24,7 @@ class Federation:
         self, home: Path, app_file: Path, serve: Sequence[str] = (), *,
         coordinator: Sequence[str] = _COMMAND, node: Sequence[str] = _COMMAND,
     ) -> None:  # fmt: skip
-        """`serve`: further arguments of `lycia serve`; `coordinator`, `node`: programs that take the command line's place."""
+        """`serve`: more arguments of `lycia serve`; `coordinator`, `node`: programs in the command line's place."""
         self.home, self._app_file, self._serve = home, app_file, serve
         self._programs = {"coordinator": coordinator, "node": node}
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -122,8 +122,8 @@ class Federation:
         with (self.home / "logs" / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 [*self._programs["coordinator" if name == "coordinator" else "node"], *arguments],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if name == "coordinator" else log, stderr=log, text=True,
-                start_new_session=True, env={**os.environ, "LYCIA_HOME": str(self.home)},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if name == "coordinator" else log, stderr=log,
+                text=True, start_new_session=True, env={**os.environ, "LYCIA_HOME": str(self.home)},
             )  # fmt: skip
         self._processes[name] = process
         return process

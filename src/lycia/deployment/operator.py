@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from lycia.deployment.identity import Identity, write_private
 from lycia.deployment.node.client import Client
@@ -14,7 +15,7 @@ from lycia.runtime.ports import Observer
 
 @dataclass(frozen=True)
 class OperatorAccess:
-    """Where a coordinator is, how to know it, and which key to call it with."""
+    """Where a coordinator is, how to know it, and which key to call it with: the path of its file, seen from `home`."""
 
     url: str
     certificate: str
@@ -38,7 +39,15 @@ class OperatorAccess:
                 why="`lycia serve` leaves the operator's key there when it starts.",
                 do="start `lycia serve`, or name its folder with --home.",
             )
-        access = cls(**json.loads(path.read_text()))
+        try:
+            access = cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise AccessError(
+                f"{path} cannot be read.",
+                why="it does not hold what `lycia serve` writes there.",
+                do="start `lycia serve` again, which writes it anew.",
+            ) from None
+        access = replace(access, key=str(home / access.key))
         if url is not None and url.rstrip("/") != access.url:
             raise AccessError(
                 f"the operator's key in {home} is for {access.url}, not for {url}.",
@@ -47,16 +56,31 @@ class OperatorAccess:
             )
         return access
 
-    def client(self, note: Callable[[str], None] = lambda text: None) -> Client:
-        """A client that calls as this operator."""
+    def client(self, note: Callable[[str], None] | None = None) -> Client:
+        """A client that calls as this operator.
+
+        Raises: AccessError, if the key is gone.
+        """
+        if not Path(self.key).exists():
+            raise AccessError(
+                f"the operator's key {self.key} is gone.",
+                why="the coordinator knows the operator by it.",
+                do="restore it from a backup.",
+            )
         return Client(self.url, self.certificate, self.name, Identity.at(Path(self.key)), give_up_s=10.0, note=note)
+
+
+def run_door(run: str, door: str = "") -> str:
+    """The path of something about a run, of which a person has typed the name."""
+    return f"/v1/runs/{quote(run, safe='')}{door and '/' + door}"
 
 
 def follow(client: Client, run: str, watchers: Sequence[Observer]) -> None:
     """Tell `watchers` what happens in a run, from its beginning to its end."""
     after, moved = 0, ""
     while True:
-        said = client.get(f"/v1/runs/{run}/events", after=after, wait_s=20)
+        said = client.get(run_door(run, "events"), after=after, wait_s=20)
+        run = said["run"]  # "latest" stays the run that it was at first
         lines = [line for _, line in said["events"]]
         after = max([after, *(number for number, _ in said["events"])])
         if said["moved"] != moved:

@@ -1,11 +1,12 @@
-"""What goes over the network: JSON for control, safetensors for tensors. Parsed once, here, into the types of the core."""
+"""What goes over the network: JSON for control, safetensors for tensors. Parsed here, into the types of the core."""
 
 import json
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +17,7 @@ from lycia.core.grid import Grid
 from lycia.core.layout import Layout, Model, narrow, read_model, widen
 from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Updates
 from lycia.core.tensorfile import Tensor
+from lycia.deployment.identity import COORDINATOR_URL, NODE_NAME
 from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
 
 PROTOCOL = 1
@@ -23,6 +25,12 @@ _UPDATE = "lycia.update"
 _EXTRA = "extra:"
 _MASKED = "masked"
 _LARGEST_NAME = 200
+_LARGEST_REASON = 1000
+_MOST_METRICS = 200
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[float, Field(ge=0, le=1e15)]  # of examples; neither a NaN nor an infinity
 
 
 class _Message(BaseModel):
@@ -30,19 +38,20 @@ class _Message(BaseModel):
 
 
 class AskMessage(_Message):
-    """One ask as one node gets it. Models and arrays are named by digest and fetched once."""
+    """One ask as one node gets it. Models and arrays are named by digest and fetched once; small ones come `inline`."""
 
-    run: str
-    plan: str
-    layout: str
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")  # it becomes a path at the node, as digests do
+    plan: Digest
+    layout: Digest
     round: int
     attempt: int
     task: int
     exchange: str
-    model: str | None
-    base: str | None
-    told: str | None
+    model: Digest | None
+    base: Digest | None
+    told: Digest | None
     each: str | None
+    inline: dict[str, str] = Field(default_factory=dict)
     norm_bound: float | None
     grid: int | None
     weight_cap: float
@@ -54,17 +63,17 @@ class ReplyMessage(_Message):
 
     kind: str
     weight: float = 0.0
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=_MOST_METRICS)
     body: str = ""
     reason: str = ""
 
 
 class EnrolMessage(_Message):
-    """A node introduces itself with its invitation's token; the signature covers all the rest."""
+    """A node introduces itself with its invitation's token; the signature covers token and key."""
 
     token: str
-    public_key: str
-    examples: float | None = None
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    examples: Count | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     signature: str
 
@@ -81,7 +90,7 @@ class PollMessage(_Message):
     """A node asks for work, and says how long it will wait."""
 
     wait_s: float = Field(default=20.0, ge=0, le=60)
-    examples: float | None = None
+    examples: Count | None = None
 
 
 class AliveMessage(_Message):
@@ -95,10 +104,10 @@ class AliveMessage(_Message):
 class InviteMessage(_Message):
     """An operator invites a node."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    name: str = Field(pattern=NODE_NAME)
     role: str = "node"
-    valid_s: float = Field(default=7 * 86400, gt=0)
-    url: str | None = None
+    valid_s: float = Field(default=7 * 86400, gt=0, le=10 * 365 * 86400)
+    url: str | None = Field(default=None, pattern=COORDINATOR_URL)
 
 
 class StartMessage(_Message):
@@ -134,11 +143,12 @@ class Problem(_Message):
 
 @dataclass(frozen=True)
 class Shared:
-    """The part of an ask that is the same for all nodes, encoded: what to fetch, under its digest."""
+    """The part of an ask that is the same for all nodes: what to fetch, by digest; small things come `inline`."""
 
     model: str | None
     base: str | None
     told: str | None
+    inline: Mapping[str, str]
 
 
 def base_file(layout: Layout, model: Model) -> Iterator[bytes | memoryview] | None:
@@ -162,7 +172,8 @@ def encode_ask(ask: Ask, layout: Layout, shared: Shared, node: str) -> AskMessag
     each = ask.each.get(node)
     return AskMessage(
         run=ask.run, plan=ask.plan, layout=layout.digest, round=ask.round, attempt=ask.attempt, task=ask.task,
-        exchange=ask.exchange, model=shared.model, base=shared.base, told=shared.told, each=None if each is None else b64encode(each).decode(),
+        exchange=ask.exchange, model=shared.model, base=shared.base, told=shared.told,
+        each=None if each is None else b64encode(each).decode(), inline=dict(shared.inline),
         norm_bound=ask.norm_bound, grid=None if ask.grid is None else ask.grid.exponent, weight_cap=ask.weight_cap,
         deadline_s=ask.deadline_s,
     )  # fmt: skip
@@ -224,18 +235,23 @@ def decode_update(
         tensors, metadata = tensorfile.read(file)
         said = json.loads(metadata.get(_UPDATE, "null"))
         if said["for"] != [run, task, node]:
-            return Malformed(task, node, f"its update was made for {said['for']}, not for {[run, task, node]}")
+            made_for = _readable(str(said["for"]), _LARGEST_NAME)
+            return Malformed(task, node, f"its update was made for {made_for}, not for {[run, task, node]}")
         weight = float(said["weight"])
-        metrics = {str(name)[:_LARGEST_NAME]: np.array([float(value)]) for name, value in said["metrics"].items()}
+        metrics = {
+            _readable(name, _LARGEST_NAME): np.array([float(value)])
+            for name, value in islice(said["metrics"].items(), _MOST_METRICS)
+        }
         extra = {
             name.removeprefix(_EXTRA): tensors.pop(name).array()[np.newaxis]
             for name in [name for name in tensors if name.startswith(_EXTRA)]
         }
         delta = tensors[_MASKED].array() if tensors.keys() == {_MASKED} else _delta(layout, file, tensors)
     except (LayoutError, TensorFileError) as error:
-        return Malformed(task, node, error.what)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return Malformed(task, node, f"its update does not say what it counts or measured ({error!r})")
+        return Malformed(task, node, _readable(error.what))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = _readable(f"its update does not say what it counts or measured ({error!r})")
+        return Malformed(task, node, reason)
     return Updates(task, (node,), delta[np.newaxis], np.array([weight]), extra, metrics, (handle,))
 
 
@@ -274,7 +290,7 @@ def reread_update(layout: Layout, file: bytes | memoryview, handle: str) -> Upda
     try:
         run, task, node = json.loads(tensorfile.read(file)[1][_UPDATE])["for"]
         found: Updates | Malformed = decode_update(layout, file, run, task, node, handle)
-    except (LyciaError, ValueError, KeyError, TypeError) as error:
+    except (LyciaError, ValueError, KeyError, TypeError, RecursionError) as error:
         found = Malformed(0, "", str(error))
     if isinstance(found, Malformed):
         raise StorageError(
@@ -313,7 +329,7 @@ def decode_reply(message: ReplyMessage, task: int, node: str) -> Reply:
     """The reply that a node sent."""
     match message.kind:
         case "scores":
-            metrics = {name[:_LARGEST_NAME]: np.array([value]) for name, value in message.metrics.items()}
+            metrics = {_readable(name, _LARGEST_NAME): np.array([value]) for name, value in message.metrics.items()}
             return Scores(task, (node,), np.array([message.weight]), metrics)
         case "answer":
             try:
@@ -321,9 +337,14 @@ def decode_reply(message: ReplyMessage, task: int, node: str) -> Reply:
             except ValueError as error:
                 return Malformed(task, node, f"its answer is not base64 ({error})")
         case "declined":
-            return Declined(task, node, message.reason[:1000])
+            return Declined(task, node, _readable(message.reason))
         case kind:
-            return Malformed(task, node, f"it sent a reply of the unknown kind {kind[:_LARGEST_NAME]!r}")
+            return Malformed(task, node, f"it sent a reply of the unknown kind {_readable(kind, _LARGEST_NAME)!r}")
+
+
+def _readable(text: str, most: int = _LARGEST_REASON) -> str:
+    """What somebody else wrote, for terminals, logs and pages: not too long, and nothing but what can be printed."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:most])
 
 
 def first_complaint(error: ValidationError) -> str:

@@ -1,12 +1,19 @@
 """Finding the app in a file."""
 
 import importlib.util
+import re
 import sys
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from lycia.core.plan import App
 from lycia.errors import AppError, LyciaError
+
+
+def run_name(app: str) -> str:
+    """The app's name as its runs bear it, in paths and URLs: letters, digits, dots, dashes and underlines."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", app).strip(".-")[:60] or "app"
 
 
 def load_app(path: Path) -> App:
@@ -35,8 +42,9 @@ def load_app(path: Path) -> App:
     try:
         spec.loader.exec_module(module)
     except LyciaError:
+        sys.modules.pop(name, None)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit: of a file that is a program
         sys.modules.pop(name, None)
         raise AppError(
             f"the app file {str(path)!r} does not import: {type(error).__name__}: {error}.",
@@ -44,14 +52,18 @@ def load_app(path: Path) -> App:
             do=f"run `python {path}` to see the whole traceback, and mend it there.",
         ) from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        with suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(str(path.resolve().parent))
     apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
     if "app" in apps:
         return apps["app"]
     if len(apps) == 1:
         return next(iter(apps.values()))
+    found = f"several apps: {', '.join(sorted(apps))}" if apps else "no app"
+    if not apps and "app" in vars(module):
+        found = f"an `app` that is a {type(module.app).__name__}, and no App"
     raise AppError(
-        f"the app file {str(path)!r} has {'no app' if not apps else 'several apps: ' + ', '.join(sorted(apps))}.",
+        f"the app file {str(path)!r} has {found}.",
         why="one file stands for one app.",
         do="call it `app`: app = App(trainer=…, plan=…).",
     )

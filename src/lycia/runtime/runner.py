@@ -6,6 +6,7 @@ from what the store has.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,14 @@ from typing import Any, Literal
 
 from lycia.core import closing, hearing
 from lycia.core import round as rounds
-from lycia.core.events import Asked, Ended, Event, Settled
+from lycia.core.events import Asked, Ended, Event, Opened, Settled
 from lycia.core.messages import TRAIN, Reply
 from lycia.core.parts import Roster
 from lycia.core.round import Carried, Close, Done, Round, Run, Wait
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded
 from lycia.runtime.ports import Clock, Entropy, Fleet, Observer, Store
+
+_MOST_TOGETHER = 64  # replies that are written down in one go
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,13 @@ async def hold(run: Run, start: Carried, world: World, until_round: int | None =
             await world.fleet.send(ask)
     while not carried.over and (journal or until_round is None or carried.round < until_round):
         current = rounds.replay(run, journal)
+        unwritten: list[Event] = []
         if current is None:
             roster = await world.fleet.roster(run.plan.rules.least_nodes)
-            current = await _open(run, carried, world, len(roster))
-        carried, current = await _hold_round(run, carried, start, current, roster, world, early)
+            # Written down with the first ask, before which nobody sees it.
+            opened = _opening(run, carried, world, len(roster))
+            current, unwritten = rounds.Round.begin(run, opened), [opened]
+        carried, current = await _hold_round(run, carried, start, current, unwritten, roster, world, early)
         missed, journal = rounds.missed(current), ()
         if missed and carried.attempt % (run.plan.rules.retries + 1) == 0:  # each time the run goes on, it tries anew
             return _end(world, Outcome(carried, "paused", missed))
@@ -81,48 +87,50 @@ async def hold(run: Run, start: Carried, world: World, until_round: int | None =
     return _end(world, Outcome(carried, "stopped", f"stopped after {carried.round} rounds"))
 
 
-async def _open(run: Run, carried: Carried, world: World, population: int) -> Round:
+def _opening(run: Run, carried: Carried, world: World, population: int) -> Opened:
     secret = world.entropy(carried.round, carried.attempt)
-    opened = rounds.opening(run, carried, world.clock.now_s(), carried.attempt, population, secret)
-    await world.store.append([opened])
-    return rounds.Round.begin(run, opened)
+    return rounds.opening(run, carried, world.clock.now_s(), carried.attempt, population, secret)
 
 
 async def _hold_round(
-    run: Run, carried: Carried, start: Carried, current: Round, roster: Roster, world: World, early: list[Reply]
-) -> tuple[Carried, Round]:
+    run: Run, carried: Carried, start: Carried, current: Round, unwritten: list[Event], roster: Roster, world: World,
+    early: list[Reply],
+) -> tuple[Carried, Round]:  # fmt: skip
     """One attempt at one round, to its end: what is carried on, and the round as it ended."""
-    meter = _Meter(world)
+    meter, journal = _Meter(world), _Journal(world.store, unwritten)
     asked_from = replace(carried, model=start.model) if current.opened.purpose == "epilogue" else carried
     for ask in rounds.outstanding(run, asked_from, current):
         await world.fleet.send(ask)
     while True:
         match rounds.next_step(run, asked_from, current, roster, world.clock.now_s()):
             case Wait(until_s=until_s):
-                training = current.program[0] == TRAIN
-                reply = early.pop(0) if early and training else await world.fleet.receive(until_s)
-                if reply is not None and hearing.is_early(run, asked_from, current, reply):
-                    early.append(reply)
-                elif reply is not None:
-                    current = await _take(run, asked_from, current, reply, world)
-                    world.tell(_progress(current))
+                waited = early and current.program[0] == TRAIN  # what came too early is heard when training goes on
+                replies = [early.pop(0)] if waited else await _receive(world, until_s)
+                early += [reply for reply in replies if hearing.is_early(run, asked_from, current, reply)]
+                due = [reply for reply in replies if not hearing.is_early(run, asked_from, current, reply)]
+                current = await _take(run, asked_from, current, due, journal, world)
+                world.tell(_progress(current))
             case Asked() as asked:
-                current = await _write(current, [asked], world)
+                current = journal.note(current, [asked])
+                await journal.write()
                 await world.fleet.send(rounds.ask(run, asked_from, current, asked))
                 world.tell(_progress(current))
             case Settled() as settled:
                 await world.fleet.withdraw(rounds.open_tasks(run, current))
-                current = await _write(current, [settled], world)
+                # Written before the next ask, or before the model that it leads to.
+                current = journal.note(current, [settled])
                 meter.lap(settled.exchange)
             case Close():
-                carried = asked_from = await asyncio.to_thread(closing.close, run, carried, current, world.fleet.kept)
+                closed = asyncio.to_thread(closing.close, run, carried, current, world.fleet.kept)
+                _, carried = await asyncio.gather(journal.write(), closed)
+                asked_from = carried
                 current = rounds.take(current, await world.store.advance(carried, world.clock.now_s()))
                 world.fleet.forget(rounds.handles(current))
                 meter.lap("close")
             case Ended() as ended:
                 if ended.missed:
                     await world.fleet.withdraw(rounds.open_tasks(run, current))
-                current = await _write(current, [ended], world)
+                current = rounds.take(current, ended)  # written by `end_round`, with all that follows from it
             case Done():
                 break
     world.fleet.forget(rounds.handles(current))  # also what a restart skipped, and what a missed round had heard
@@ -134,19 +142,46 @@ async def _hold_round(
     return carried, current
 
 
-async def _take(run: Run, carried: Carried, current: Round, reply: Reply, world: World) -> Round:
-    events = await asyncio.to_thread(hearing.hear, run, carried, current, reply, world.clock.now_s())
-    current = await _write(current, events, world)
-    await world.fleet.acknowledge(reply, hearing.refusals(current, reply))
+async def _receive(world: World, until_s: float) -> list[Reply]:
+    """The next reply and all that have come with it: one write is enough for them."""
+    reply = await world.fleet.receive(until_s)
+    replies = []
+    while reply is not None:
+        replies.append(reply)
+        reply = await world.fleet.receive(-math.inf) if len(replies) < _MOST_TOGETHER else None
+    return replies
+
+
+async def _take(
+    run: Run, carried: Carried, current: Round, replies: Sequence[Reply], journal: "_Journal", world: World
+) -> Round:
+    for reply in replies:
+        events = await asyncio.to_thread(hearing.hear, run, carried, current, reply, world.clock.now_s())
+        current = journal.note(current, events)
+    await journal.write()
+    for reply in replies:
+        await world.fleet.acknowledge(reply, hearing.refusals(current, reply))
     return current
 
 
-async def _write(current: Round, events: Sequence[Event], world: World) -> Round:
-    if events:
-        await world.store.append(events)
-    for event in events:
-        current = rounds.take(current, event)
-    return current
+class _Journal:
+    """The open round's events on their way to the store: what belongs together is written together."""
+
+    def __init__(self, store: Store, unwritten: Sequence[Event]) -> None:
+        self._store, self._unwritten = store, list(unwritten)
+
+    def note(self, current: Round, events: Sequence[Event]) -> Round:
+        """The state after `events`, which the next `write` makes durable."""
+        self._unwritten += events
+        for event in events:
+            current = rounds.take(current, event)
+        return current
+
+    async def write(self) -> None:
+        """Make what was noted durable."""
+        events, self._unwritten = self._unwritten, []
+        if events:
+            await self._store.append(events)
 
 
 def _progress(current: Round) -> RoundMoved:

@@ -4,21 +4,24 @@ import asyncio
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
 from lycia.core.keys import Key
 from lycia.core.messages import Ask, Declined, Late, Reply, Summed, Updates, Vanished
 from lycia.core.plan import App
-from lycia.core.round import Run
+from lycia.core.round import MEASURING, Run
 from lycia.core.tensorfile import ITEM_BYTES
 from lycia.core.training import NodeData
-from lycia.core.work import Memory, Node, work
+from lycia.core.work import Node, work
 from lycia.data.population import Population
 from lycia.errors import SelectionError
 from lycia.runtime.threads import one_thread
 from lycia.simulation.clock import Pace, VirtualClock
 from lycia.simulation.faults import Faults, Mishap
+from lycia.storage.node_state import NodeState
 
 EVALUATOR = "evaluator"
 _SILENCE_S = 1.0  # on the virtual clock, until it is noticed that a node has vanished
@@ -59,14 +62,17 @@ class SimulatedFleet:
     """
 
     def __init__(
-        self, run: Run, app: App, population: Population, clock: VirtualClock, faults: Faults, pace: Pace
-    ) -> None:
+        self, run: Run, app: App, population: Population, clock: VirtualClock, faults: Faults, pace: Pace,
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        """`folder`: where the nodes' memories are kept, for a run that may be resumed."""
+        self._folder = folder
         self._run, self._app, self._population = run, app, population
         self._clock, self._faults, self._pace = clock, faults, pace
         self._due: list[_Due] = []
         self._withdrawn: set[int] = set()
         self._busy_until_s: dict[str, float] = {}
-        self._memory: dict[str, Memory] = {}
+        self._states: dict[str, NodeState] = {}
         self._kept: dict[str, Updates] = {}
         self._order = self._up = self._down = 0
 
@@ -113,9 +119,11 @@ class SimulatedFleet:
         return self._work(due.ask, due.node)
 
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
-        """Drop the updates that were not taken."""
+        """Drop the updates that were not taken, and let their nodes forget that they made them."""
         if isinstance(reply, Updates):
             self.forget(handle for node, handle in zip(reply.nodes, reply.handles, strict=True) if node in refusals)
+        for node in refusals:
+            self._remember(node, self._state(node).refused(reply.task))
 
     async def withdraw(self, tasks: Iterable[int]) -> None:
         """What is still due for these tasks is not worked out any more."""
@@ -135,17 +143,34 @@ class SimulatedFleet:
         return self._up, self._down
 
     def _work(self, ask: Ask, name: str) -> Reply:
-        node = Node(name, self._data(name), self._memory.get(name, {}), self._secret(ask, name))
+        state, measures = self._state(name), ask.exchange in MEASURING
+        node = Node(name, self._data(name), state.now if measures else state.base(ask), self._secret(ask, name))
         with one_thread():
             reply, memory = work(self._app.trainer, self._run.plan, self._run.layout, ask, node)
-        if memory:
-            self._memory[name] = memory
+        if not measures:
+            self._remember(name, state.worked(ask, memory))
         if isinstance(reply, Updates):
             handle = f"{ask.task}/{name}"
             reply = replace(reply, handles=(handle,))
             self._kept[handle] = reply
             self._up += reply.delta.nbytes + sum(rows.nbytes for rows in reply.extra.values())
         return reply
+
+    def _state(self, name: str) -> NodeState:
+        if name not in self._states:
+            self._states[name] = NodeState.at(self._state_path(name)) if self._folder else NodeState()
+        return self._states[name]
+
+    def _remember(self, name: str, state: NodeState) -> None:
+        if state.now or state.before or state.start:  # a run whose nodes remember nothing has nothing to keep
+            self._states[name] = state
+            if self._folder:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                state.keep(self._state_path(name))
+
+    def _state_path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
     def _data(self, name: str) -> NodeData:
         if name == EVALUATOR and self._app.evaluator is not None:

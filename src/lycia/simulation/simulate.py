@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lycia.core.keys import Key
+from lycia.core.events import Closed
 from lycia.core.layout import Layout, Model
 from lycia.core.plan import App
 from lycia.core.round import Run, first
@@ -126,12 +127,12 @@ async def _simulate(
     began_s = time.time()
     folder = RunFolder(path, run, app=app.name, versions=versions(), started_s=began_s) if path else None
     memory = MemoryStore()
-    store: Store = folder or memory
+    store: Store = _FromItsBeginning(folder) if folder else memory
     clock = VirtualClock()
     begun = await store.resume()
     if folder and begun:
         clock.move_to(_latest_s(folder.facts()["records"], begun))
-    fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace)
+    fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace, path and path / "nodes")
     world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers)
     outcome = await hold(run, first(run, model), world, until_round)
     if folder:
@@ -140,6 +141,25 @@ async def _simulate(
     else:
         facts = _facts(run, app, outcome, memory, began_s)
     return Result(run.id, outcome.state, outcome.reason, layout, outcome.carried.model, outcome.carried.round, facts)
+
+
+class _FromItsBeginning:
+    """A store that lets a simulation hold the open round again: its updates were in the memory of a process that ended.
+
+    The same asks give the same updates, so the round is what it would have been. A round that has its model goes on.
+    """
+
+    def __init__(self, store: RunFolder) -> None:
+        self._store = store
+        self.begin, self.append = store.begin, store.append
+        self.advance, self.end_round = store.advance, store.end_round
+
+    async def resume(self) -> Resumed | None:
+        """Where the run stands; at the beginning of a round that has no model yet."""
+        found = await self._store.resume()
+        if found is None or any(isinstance(event, Closed) for event in found.events):
+            return found
+        return Resumed(found.carried)
 
 
 def _known_id(path: Path | None) -> str | None:

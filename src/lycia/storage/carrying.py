@@ -47,7 +47,7 @@ class Kept:
         return json.dumps(
             {
                 "model": self.model, "arrays": self.arrays, "frozen": self.frozen,
-                "round": carried.round, "norms": carried.norms, "task": carried.task,
+                "round": carried.round, "attempt": carried.attempt, "norms": carried.norms, "task": carried.task,
                 "best": carried.best, "since_best": carried.since_best,
                 "inflight": [[task, node, version] for task, (node, version) in carried.inflight.items()],
                 "participation": dict(carried.participation),
@@ -97,7 +97,7 @@ def restore(blobs: BlobFolder, text: str) -> Kept:
     carried = Carried(
         values["round"], model, slots, tuple(values["norms"]), values["task"], values["best"], values["since_best"],
         {task: (node, version) for task, node, version in values["inflight"]}, values["participation"],
-        values["finished"], values["over"],
+        values["finished"], values["over"], values["attempt"],
     )  # fmt: skip
     return Kept(carried, values["model"], values["arrays"], values["frozen"])
 

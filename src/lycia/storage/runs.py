@@ -9,7 +9,7 @@ from sqlalchemy import Row, insert, select, update
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
-from lycia.storage.tables import FEED, MODELS, RECORDS, RUNS, FeedItem, StoredModel
+from lycia.storage.tables import MODELS, RECORDS, RUNS, StoredModel
 
 
 def create_run(connection: Connection, run: StoredRun) -> None:
@@ -62,9 +62,10 @@ def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     return [StoredModel(row.round, row.digest) for row in rows]
 
 
-def records_of_run(connection: Connection, id: str) -> list[Mapping[str, Any]]:
-    """What each round that ended left behind, in the order in which they ended."""
-    rows = connection.execute(select(RECORDS.c.json).where(RECORDS.c.run == id).order_by(RECORDS.c.number))
+def records_of_run(connection: Connection, id: str, first: int = 0) -> list[Mapping[str, Any]]:
+    """What each round that ended left behind, in the order in which they ended, from number `first` on."""
+    of_run = (RECORDS.c.run == id) & (RECORDS.c.number >= first)
+    rows = connection.execute(select(RECORDS.c.json).where(of_run).order_by(RECORDS.c.number))
     return [json.loads(row.json) for row in rows]
 
 
@@ -74,21 +75,6 @@ def facts_of_run(connection: Connection, id: str) -> dict[str, Any]:
     Raises: NotFound, if there is no such run.
     """
     return facts_of(get_run(connection, id), "deployment", records_of_run(connection, id))
-
-
-def append_feed(connection: Connection, run: str, at_s: float, kind: str, data: Mapping[str, Any]) -> int:
-    """Add something that those who watch are told; returns its number. `run` is "" for what concerns no run."""
-    added = connection.execute(insert(FEED).values(run=run, at_s=at_s, kind=kind, json=json.dumps(dict(data))))
-    key = added.inserted_primary_key
-    assert key is not None
-    return int(key[0])
-
-
-def read_feed(connection: Connection, after_seq: int, limit: int = 1000, run: str | None = None) -> list[FeedItem]:
-    """What came after number `after_seq`, at most `limit` of it; of one run, or of everything."""
-    chosen = select(FEED).where(FEED.c.seq > after_seq).order_by(FEED.c.seq).limit(limit)
-    rows = connection.execute(chosen if run is None else chosen.where(FEED.c.run == run))
-    return [FeedItem(row.seq, row.run, row.at_s, row.kind, json.loads(row.json)) for row in rows]
 
 
 def _run(row: Row[Any]) -> StoredRun:

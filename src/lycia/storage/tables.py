@@ -95,16 +95,6 @@ MODELS = Table(
     Column("digest", String(64), nullable=False, index=True),
 )  # fmt: skip
 
-FEED = Table(
-    "feed", METADATA,
-    Column("seq", _NUMBER, primary_key=True, autoincrement=True),
-    Column("run", String(200), nullable=False, index=True),  # "" for what concerns no run
-    Column("at_s", Double, nullable=False),
-    Column("kind", String(40), nullable=False),
-    Column("json", Text, nullable=False),
-    sqlite_autoincrement=True,  # a number is never given twice, so that a watcher can go on after the last one it saw
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Node:
@@ -147,14 +137,3 @@ class StoredModel:
 
     round: int
     digest: str
-
-
-@dataclass(frozen=True)
-class FeedItem:
-    """Something that those who watch a run are told."""
-
-    seq: int
-    run: str
-    at_s: float
-    kind: str
-    data: Mapping[str, Any]

@@ -1,10 +1,11 @@
 """The coordinator's doors: HTTP calls in, service calls out. Every call may be repeated."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -12,9 +13,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lycia import errors
+from lycia.core.messages import Malformed, Reply
 from lycia.core.tensorfile import ITEM_BYTES
 from lycia.deployment import wire
-from lycia.deployment.coordinator.mailbox import Mailbox
+from lycia.deployment.coordinator.mailbox import Mailbox, Stopping
 from lycia.deployment.coordinator.service import Service
 from lycia.deployment.coordinator.sessions import Caller
 from lycia.deployment.identity import Role
@@ -47,8 +49,8 @@ Door = Callable[[Request], Awaitable[Response]]
 class Doors:
     """The routes of one coordinator."""
 
-    def __init__(self, service: Service, blobs: BlobFolder) -> None:
-        self._service, self._blobs = service, blobs
+    def __init__(self, service: Service, blobs: BlobFolder, outgoing: BlobFolder) -> None:
+        self._service, self._blobs, self._outgoing = service, blobs, outgoing
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -61,7 +63,7 @@ class Doors:
                 _route("POST", "/v1/session", self.session),
                 _route("POST", "/v1/poll", self.only(self.poll, *member)),
                 _route("POST", "/v1/alive", self.only(self.alive, *member)),
-                _route("GET", "/v1/blobs/{digest}", self.only(self.blob, *member, "operator")),
+                _route("GET", "/v1/blobs/{digest}", self.only(self.blob, *member)),
                 _route("POST", "/v1/runs/{run}/tasks/{task:int}/reply", self.only(self.reply, *member)),
                 _route("POST", "/v1/runs/{run}/tasks/{task:int}/update", self.only(self.update, *member)),
                 _route("POST", "/v1/invitations", self.only(self.invite, "operator")),
@@ -73,7 +75,8 @@ class Doors:
                 _route("GET", "/v1/runs/{run}", self.only(self.facts, "operator")),
                 _route("GET", "/v1/runs/{run}/events", self.only(self.events, "operator")),
                 _route("GET", "/v1/runs/{run}/model", self.only(self.model, "operator")),
-            ]
+            ],
+            exception_handlers={404: _no_door, 405: _no_door, Exception: _bug},
         )
 
     def only(self, door: Callable[[Request, Caller], Awaitable[Response]], *roles: Role) -> Door:
@@ -150,11 +153,19 @@ class Doors:
         if box is None:
             return JSONResponse({"refused": await self._service.late(caller, run, task)})
         await self._service.presence.saw(caller.name, caller.role)
-        digest, size = await self._receive(request, _largest_update(box))
+        limit = _largest_update(box)
+        try:
+            digest, size, is_new = await self._receive(request, limit)
+        except _TooLarge:
+            reply: Reply = Malformed(task, caller.name, f"its update is larger than {limit} bytes")
+            return JSONResponse({"refused": await self._service.deliver(caller, run, reply)})
         box.bytes_up += size
         content = await asyncio.to_thread(self._blobs.open, digest)
         reply = wire.decode_update(box.run.layout, content, run, task, caller.name, digest)
-        return JSONResponse({"refused": await self._service.deliver(caller, run, reply)})
+        refused = await self._service.deliver(caller, run, reply)
+        if isinstance(reply, Malformed) and is_new:  # what was there before may be somebody else's
+            await asyncio.to_thread(self._blobs.remove, digest)
+        return JSONResponse({"refused": refused})
 
     async def blob(self, request: Request, caller: Caller) -> Response:
         """The bytes behind a digest, for those whom an ask or a role gives them."""
@@ -181,12 +192,18 @@ class Doors:
 
     async def revoke(self, request: Request, caller: Caller) -> Response:
         """Let a node in no more."""
+        if request.path_params["name"] == caller.name:
+            raise AccessError(
+                f"{caller.name!r} cannot revoke itself.",
+                why="nobody could let it in again.",
+                do="name the node that is to be let in no more.",
+            )
         await self._service.revoke(request.path_params["name"])
         return JSONResponse({})
 
     async def put_blob(self, request: Request, caller: Caller) -> Response:
         """Keep a model's file."""
-        digest, _ = await self._receive(request, _LARGEST_MODEL)
+        digest, _, _ = await self._receive(request, _LARGEST_MODEL)
         return JSONResponse({"digest": digest})
 
     async def start(self, request: Request, caller: Caller) -> Response:
@@ -205,23 +222,26 @@ class Doors:
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """What happened since an event number; waits a while for more."""
-        after, wait_s = _number(request, "after", 0), min(_number(request, "wait_s", 0), 25)
+        asked = request.query_params
+        after, wait_s = _number(asked, "after", 0), min(_number(asked, "wait_s", 0), 25)
         return JSONResponse(await self._service.events(request.path_params["run"], int(after), wait_s))
 
     async def model(self, request: Request, caller: Caller) -> Response:
         """A model's file."""
-        number = _number(request, "round", -1)
+        number = _number(request.query_params, "round", -1)
         digest = await self._service.model_blob(request.path_params["run"], None if number < 0 else int(number))
         pieces = await asyncio.to_thread(whole_file, self._blobs, digest)
         return StreamingResponse(iterate_in_threadpool(map(bytes, pieces)), media_type="application/octet-stream")
 
     # -------------------------------------------------------------------------------------------------------- transfer
 
-    async def _receive(self, request: Request, limit: int) -> tuple[str, int]:
-        """Store a body as it comes; returns its digest and size.
+    async def _receive(self, request: Request, limit: int) -> tuple[str, int, bool]:
+        """Store a body as it comes; returns its digest, its size, and whether there was no such blob before.
 
-        Raises: AccessError, if it is larger than `limit`; StorageError.
+        Raises: _TooLarge, if it is larger than `limit`; StorageError.
         """
+        if _number(request.headers, "content-length", 0) > limit:
+            raise _too_large(limit)
         incoming = await asyncio.to_thread(self._blobs.incoming, limit)
         size, pieces = 0, bytearray()
         try:
@@ -229,11 +249,7 @@ class Doors:
                 size += len(piece)
                 pieces += piece
                 if size > limit:
-                    raise AccessError(
-                        f"the body is larger than {limit} bytes.",
-                        why="nothing that belongs here is that large, so it is not taken in.",
-                        do="send what the run's layout describes, and no more.",
-                    )
+                    raise _too_large(limit)
                 if len(pieces) >= _PIECE:
                     await asyncio.to_thread(incoming.write, bytes(pieces))
                     pieces.clear()
@@ -241,16 +257,17 @@ class Doors:
                 incoming.write(bytes(pieces)) if size < _PIECE else await asyncio.to_thread(
                     incoming.write, bytes(pieces)
                 )
-            return await asyncio.to_thread(incoming.commit), size
+            is_new = not self._blobs.has(incoming.digest)
+            return await asyncio.to_thread(incoming.commit), size, is_new
         except BaseException:
             incoming.abort()
             raise
 
     def _send(self, digest: str, box: Mailbox | None) -> Response:
-        size = self._blobs.size(digest)
+        size = self._outgoing.size(digest)
         if box is not None:
             box.bytes_down += size
-        path = self._blobs.path(digest)
+        path = self._outgoing.path(digest)
         headers = {"content-length": str(size), "etag": f'"{digest}"', "cache-control": "private, immutable"}
         if size <= _PIECE:
             return Response(path.read_bytes(), headers=headers, media_type="application/octet-stream")
@@ -264,7 +281,11 @@ class Doors:
 
 
 class _Name(BaseModel):
-    name: str
+    name: str = Field(max_length=200)
+
+
+class _TooLarge(AccessError):
+    """A body is larger than anything that belongs there."""
 
 
 def _route(method: str, path: str, door: Door) -> Route:
@@ -276,8 +297,36 @@ def _route(method: str, path: str, door: Door) -> Route:
             return _problem(status, error)
         except ClientDisconnect:
             return Response(status_code=499)
+        except Stopping:
+            return Response(status_code=503)  # whoever called tries again, and finds the coordinator that comes next
 
     return Route(path, endpoint, methods=[method])
+
+
+def _no_door(request: Request, _: Exception) -> Response:
+    error = NotFound(
+        f"there is nothing at {request.method} {request.url.path[:200]}.",
+        why="the protocol has no such call; a name in it may hold what no name has, such as a slash.",
+        do="check the name; `lycia runs` and `lycia nodes` list them.",
+    )
+    return _problem(404, error)
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    told = LyciaError(
+        f"the coordinator failed over {request.method} {request.url.path[:200]}: {type(error).__name__}.",
+        why="this is a bug of it; its log has the traceback.",
+        do="report it with the log; the runs go on.",
+    )
+    return _problem(500, told)
+
+
+def _too_large(limit: int) -> LyciaError:
+    return _TooLarge(
+        f"the body is larger than {limit} bytes.",
+        why="nothing that belongs here is that large, so it is not taken in.",
+        do="send what the run's layout describes, and no more.",
+    )
 
 
 def _problem(status: int, error: LyciaError) -> Response:
@@ -312,11 +361,14 @@ def _unreadable(reason: str) -> AccessError:
     )
 
 
-def _number(request: Request, name: str, otherwise: float) -> float:
+def _number(said: Mapping[str, str], name: str, otherwise: float) -> float:
     try:
-        return float(request.query_params.get(name, otherwise))
+        value = float(said.get(name, otherwise))
     except ValueError:
-        raise _unreadable(f"{name} is not a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise _unreadable(f"{name} is not a number")
+    return value
 
 
 def _largest_update(box: Mailbox) -> int:

@@ -1,18 +1,26 @@
 """A fleet behind a network: asks wait here until nodes fetch them, replies until the loop has written them down."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lycia.core.admission import extras
 from lycia.core.layout import Layout
-from lycia.core.messages import Ask, Reply, Scores, Summed, Updates, Vanished
+from lycia.core.messages import BASELINE, Ask, Late, Reply, Scores, Summed, Updates, Vanished
 from lycia.core.parts import Extra, Roster
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.wire import AskMessage, Shared
 from lycia.storage.blobs import BlobFolder
+
+_INLINE = 1 << 16  # bytes; what is smaller goes along with the ask, and saves a call
+
+
+class Stopping(Exception):
+    """The coordinator stops before it can say what became of a reply."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +34,22 @@ class _Open:
 class Mailbox:
     """The `Fleet` of one run in deployment.
 
-    Nodes pull: `task_for` is what a poll returns, `deliver` what an upload calls. A reply is acknowledged to its node only
-    after the loop has written down what it means, so a node may let go of it then and not before.
+    Nodes pull: `task_for` is what a poll returns, `deliver` what an upload calls. A reply is acknowledged to its node
+    only after the loop has written down what it means, so a node may let go of it then and not before.
     """
 
     def __init__(
-        self, run: Run, presence: Presence, blobs: BlobFolder, now_s: Callable[[], float], wake: Callable[[], None]
-    ) -> None:
-        self.run, self._presence, self._blobs = run, presence, blobs
+        self, run: Run, presence: Presence, blobs: BlobFolder, outgoing: BlobFolder, now_s: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`blobs` keeps what came in; `outgoing` what is sent, which can be made again and need not be durable."""
+        self.run, self._presence, self._blobs, self._outgoing = run, presence, blobs, outgoing
         self._now_s, self._wake = now_s, wake
         self._open: dict[str, dict[int, _Open]] = {}
         self._gone: set[tuple[int, str]] = set()
         self._replies: asyncio.Queue[Reply] = asyncio.Queue()
         self._waiting: dict[tuple[int, str], list[asyncio.Future[str | None]]] = {}
-        self._stored: dict[str, str] = {}
+        self._made: dict[str, dict[str, str]] = {}
         self._listening = asyncio.Event()
         self.bytes_up = self.bytes_down = 0
 
@@ -63,19 +73,20 @@ class Mailbox:
             vanished = self._vanished()
             if vanished is not None:
                 return vanished
+            if not self._replies.empty():
+                return self._replies.get_nowait()
             left_s = until_s - self._now_s()
-            try:
-                return await asyncio.wait_for(self._replies.get(), max(min(left_s, self._presence.silence_s / 4), 0))
-            except TimeoutError:
-                if left_s <= 0:
-                    return None
+            if left_s <= 0:
+                return None
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(self._replies.get(), min(left_s, self._presence.silence_s / 4))
 
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """Let the node's call return."""
         nodes = reply.nodes if isinstance(reply, (Updates, Summed, Scores)) else (reply.node,)
         for node in nodes:
             refusal = refusals.get(node)
-            if not isinstance(reply, Vanished):
+            if not isinstance(reply, (Vanished, Late)):  # these leave the ask open: the node may yet answer it
                 self._open.get(node, {}).pop(reply.task, None)
             for waiting in self._waiting.pop((reply.task, node), []):
                 if not waiting.done():
@@ -109,6 +120,7 @@ class Mailbox:
         for task in sorted(self._open.get(node, {})):
             self._gone.discard((task, node))
             item = self._open[node][task]
+            self.bytes_down += sum(map(len, item.shared.inline.values())) * 3 // 4
             return wire.encode_ask(item.ask, self.run.layout, item.shared, node)
         return None
 
@@ -136,12 +148,21 @@ class Mailbox:
         return await waiting
 
     def dismiss(self) -> None:
-        """The run is over: nobody waits here any more."""
+        """The run is over, or pauses: nobody waits here any more."""
         self._open.clear()
-        for waits in self._waiting.values():
-            for waiting in waits:
-                if not waiting.done():
-                    waiting.set_result("the run is over")
+        self._listening.set()
+        for waiting in self._unanswered():
+            waiting.set_result("the run is over")
+
+    def interrupt(self) -> None:
+        """The coordinator stops: who waits here for an answer shall call again when it is back."""
+        self._open.clear()
+        self._listening.set()
+        for waiting in self._unanswered():
+            waiting.set_exception(Stopping())
+
+    def _unanswered(self) -> list[asyncio.Future[str | None]]:
+        return [waiting for waits in self._waiting.values() for waiting in waits if not waiting.done()]
 
     def _vanished(self) -> Vanished | None:
         for node, box in self._open.items():
@@ -157,14 +178,24 @@ class Mailbox:
         model = base = None
         if ask.model is not None:
             pieces = wire.base_file(layout, ask.model)
-            base = self._stored_once("base", pieces) if pieces else None
-            model = self._stored_once(
-                f"model {ask.round} {ask.exchange == 'baseline'}", wire.model_file(layout, ask.model)
-            )
-        told = self._stored_once(f"told {ask.task}", wire.told_file(ask.told)) if ask.told else None
-        return Shared(model, base, told)
+            base = self._made_once("base", "", pieces) if pieces else None
+            # The baseline begins with the first model, whatever the round.
+            version = f"{ask.round}, {ask.exchange == BASELINE}"
+            model = self._made_once("model", version, wire.model_file(layout, ask.model))
+        told = self._made_once("told", str(ask.task), wire.told_file(ask.told)) if ask.told else None
+        inline = {}
+        for digest in filter(None, (model, told)):
+            if self._outgoing.size(digest) <= _INLINE:
+                inline[digest] = b64encode(self._outgoing.open(digest)).decode()
+        return Shared(model, base, told, inline)
 
-    def _stored_once(self, key: str, pieces: Iterable[bytes | memoryview]) -> str:
-        if key not in self._stored:
-            self._stored[key] = self._blobs.put(pieces)
-        return self._stored[key]
+    def _made_once(self, kind: str, version: str, pieces: Iterable[bytes | memoryview]) -> str:
+        """The digest of what is sent, made when it is first needed; of each kind, the last two are kept."""
+        made = self._made.setdefault(kind, {})
+        if version not in made:
+            made[version] = self._outgoing.put(pieces)
+            for old in list(made)[:-2]:
+                digest = made.pop(old)
+                if digest not in made.values():
+                    self._outgoing.remove(digest)
+        return made[version]

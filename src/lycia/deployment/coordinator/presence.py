@@ -1,4 +1,4 @@
-"""Which nodes are there. A node is there while it polls or works, and for a little while after its last sign of life."""
+"""Which nodes are there: those that poll or work, and for a little while those that did."""
 
 import asyncio
 from collections.abc import Callable, Sequence

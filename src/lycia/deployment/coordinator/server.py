@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,15 @@ import uvicorn
 
 from lycia.deployment.coordinator.http import Doors
 from lycia.deployment.coordinator.service import Service, system_entropy
+from lycia.deployment.holding import held
 from lycia.deployment.identity import Identity, certificate_pin, make_certificate, own_names, write_private
 from lycia.deployment.operator import OperatorAccess
-from lycia.errors import StorageError
+from lycia.errors import AccessError, StorageError
 from lycia.runtime.ports import Entropy
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import Database, sqlite_url
+
+_BACKLOG = 2048
 
 
 @dataclass(frozen=True)
@@ -49,30 +52,37 @@ def serve(settings: Settings, ready: Callable[[str], None], entropy: Entropy = s
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     _keep_receive_buffers()
     listener = _listen(settings.host, settings.port)
-    asyncio.run(_serve(settings, listener, ready, entropy))
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with held(settings.home, "the coordinator"), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        runner.run(_serve(settings, listener, ready, entropy))
 
 
 async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None], entropy: Entropy) -> None:
     home = settings.home
-    home.mkdir(parents=True, exist_ok=True)
     url = settings.url or f"https://{_reached_as(settings.host)}:{listener.getsockname()[1]}"
     certificate, key = _certificate(home, settings.host)
     database = Database(sqlite_url(home / "lycia.db"))
-    blobs = BlobFolder(home / "blobs")
+    blobs, outgoing = BlobFolder(home / "blobs"), BlobFolder(home / "outgoing", fsync=False)
     pem = certificate.read_text()
     service = Service(
-        database, blobs, url, certificate_pin(pem), _secret(home), silence_s=settings.silence_s, entropy=entropy
+        database,
+        blobs,
+        outgoing,
+        url,
+        certificate_pin(pem),
+        _secret(home),
+        silence_s=settings.silence_s,
+        entropy=entropy,
     )
-    operator = Identity.at(home / "operator.pem")
-    await service.add_operator("operator", operator.public)
-    OperatorAccess(url, pem, "operator", str(home / "operator.pem")).keep(home)
     await service.begin()
+    await _enrol_operator(service, home)
+    OperatorAccess(url, pem, "operator", "operator.pem").keep(home)
     config = uvicorn.Config(
-        Doors(service, blobs).app(), http="httptools", loop="auto", log_level="warning", access_log=False,
+        Doors(service, blobs, outgoing).app(), http="httptools", loop="auto", log_level="warning", access_log=False,
         ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_keep_alive=120, timeout_graceful_shutdown=2,
-        lifespan="off", backlog=2048,
+        lifespan="off", backlog=_BACKLOG,
     )  # fmt: skip
-    server = _Server(config, lambda: ready(url))
+    server = _Server(config, lambda: ready(url), service.end)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -80,16 +90,39 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         database.close()
 
 
+async def _enrol_operator(service: Service, home: Path) -> None:
+    try:
+        await service.add_operator("operator", Identity.at(home / "operator.pem").public)
+    except AccessError:
+        raise AccessError(
+            f"{home / 'operator.pem'} is not the key of this coordinator's operator.",
+            why="its database knows the operator by another key: the file was lost, or replaced.",
+            do="restore it from a backup; or begin anew in another folder (--home), where nodes join again.",
+        ) from None
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # there is none for Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 class _Server(uvicorn.Server):
     """Says when it is ready, and lets go of long polls when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], end: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._end = ready, end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._end()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -98,6 +131,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # now, so that of two that come at once one is told
     except OSError as error:
         listener.close()
         raise StorageError(
@@ -119,7 +153,7 @@ def _certificate(home: Path, host: str) -> tuple[Path, Path]:
     if not certificate.exists():
         pem, private = make_certificate(own_names(host))
         write_private(key, private)
-        certificate.write_bytes(pem)
+        write_private(certificate, pem)
     return certificate, key
 
 
@@ -131,7 +165,7 @@ def _secret(home: Path) -> bytes:
 
 
 def _keep_receive_buffers() -> None:
-    # glibc gives each 256 KB receive buffer back to the system at once; keeping them makes uploads several times cheaper.
+    # glibc gives each 256 KB receive buffer back to the system at once; to keep them makes uploads much cheaper.
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")

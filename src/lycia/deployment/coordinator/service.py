@@ -1,12 +1,12 @@
 """What the coordinator does for its callers, apart from HTTP: enrolment, runs, and the nodes' boxes."""
 
 import asyncio
-import json
 import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -20,9 +20,10 @@ from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.sessions import Caller, Sessions
 from lycia.deployment.identity import ROLES, Invitation, Role, is_signed, token_hash
 from lycia.deployment.wire import AskMessage, EnrolMessage, InviteMessage, StartMessage
-from lycia.errors import AccessError, LayoutError, LyciaError, NotFound
+from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, StorageError
+from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import run_id
-from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, fact_to_json
+from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded, fact_to_json
 from lycia.runtime.ports import Entropy
 from lycia.runtime.runner import World, hold
 from lycia.storage import nodes as members
@@ -46,7 +47,7 @@ class _Live:
     mailbox: Mailbox
     task: asyncio.Task[None] | None = None
     moved: str = ""
-    watchers: asyncio.Event = field(default_factory=asyncio.Event)
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WallClock:
@@ -64,7 +65,7 @@ class WallClock:
         self._at_s += max(0.0, at_s - self.now_s())
 
 
-def system_entropy(round_number: int, attempt: int) -> bytes:
+def system_entropy(_round: int, _attempt: int) -> bytes:
     """32 bytes from the system; the loop writes them down with the round that it opens."""
     return os.urandom(32)
 
@@ -73,34 +74,41 @@ class Service:
     """One coordinator."""
 
     def __init__(
-        self, database: Database, blobs: BlobFolder, url: str, pin: str, secret: bytes, *,
+        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, url: str, pin: str, secret: bytes, *,
         silence_s: float = 10.0, entropy: Entropy = system_entropy,
     ) -> None:  # fmt: skip
-        self._db, self._blobs, self._url, self._pin, self._entropy = database, blobs, url, pin, entropy
+        self._db, self._blobs, self._outgoing = database, blobs, outgoing
+        self._url, self._pin, self._entropy = url, pin, entropy
         self.clock = WallClock()
         self.sessions = Sessions(secret, self.clock.now_s)
         self.presence = Presence(silence_s, self.clock.now_s)
         self._nodes: dict[str, Node] = {}
         self._live: dict[str, _Live] = {}
         self._arrived = asyncio.Event()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._unwritten: dict[str, tuple[str, str]] = {}
+        self._ending = False
 
     # ------------------------------------------------------------------------------------------------------ its life
 
     async def begin(self) -> None:
-        """Load who is enrolled, and go on with the runs that were under way."""
+        """Load who is enrolled, and go on with the runs that were under way, or had to pause."""
         await self._reload()
-        for row in await self._db.read(lambda connection: kept_runs.list_runs(connection, "running")):
-            self._hold(row)
+        for row in await self._db.read(kept_runs.list_runs):
+            if row.state in ("running", "paused"):
+                await self._go_on(row)
 
     async def end(self) -> None:
         """Let go of everything; what is durable stays, and `begin` goes on from there."""
-        for live in self._live.values():
-            live.mailbox.dismiss()
+        self._ending = True
+        held = list(self._live.values())
+        for live in held:
+            live.mailbox.interrupt()
             if live.task is not None:
                 live.task.cancel()
-        await asyncio.gather(*(live.task for live in self._live.values() if live.task), return_exceptions=True)
+        await asyncio.gather(*(live.task for live in held if live.task), return_exceptions=True)
         self._wake()
+        for live in held:
+            self._stir(live)
 
     # ------------------------------------------------------------------------------------------------- who is calling
 
@@ -113,11 +121,11 @@ class Service:
                 do="use --role node, --role evaluator or --role operator.",
             )
         known = self._nodes.get(message.name)
-        if known is not None and known.state == "active":
+        if known is not None:
             raise AccessError(
-                f"{message.name!r} is enrolled already.",
-                why="a name stands for one key.",
-                do="choose another name, or revoke the node first.",
+                f"{message.name!r} {'is enrolled already' if known.state == 'active' else f'has been {known.state}'}.",
+                why="a name stands for one key, for good: the records of all rounds tell nodes apart by it.",
+                do=f"choose another name, such as {message.name}-2; see `lycia nodes` for those that are taken.",
             )
         token, now_s = secrets.token_urlsafe(24), time.time()
         stored = StoredInvitation(token_hash(token), message.name, message.role, now_s, now_s + message.valid_s)
@@ -141,16 +149,8 @@ class Service:
 
         def change(connection: Connection) -> Node:
             used = members.use_invitation(connection, token_hash(message.token), message.public_key, now_s)
-            new = Node(
-                used.name,
-                bytes.fromhex(message.public_key),
-                used.role,
-                "active",
-                now_s,
-                now_s,
-                _count(message.examples),
-                versions=message.versions,
-            )
+            key, examples = bytes.fromhex(message.public_key), _count(message.examples)
+            new = Node(used.name, key, used.role, "active", now_s, now_s, examples, versions=message.versions)
             return members.add_node(connection, new)
 
         node = await self._db.write(change)
@@ -189,6 +189,7 @@ class Service:
         await self._db.write(lambda connection: members.set_node_state(connection, name, "revoked"))
         await self._reload()
         self.presence.forget(name)
+        self._wake()  # its open poll, too, ends now
         log.info("node revoked", node=name)
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -212,7 +213,8 @@ class Service:
         hung_up = asyncio.ensure_future(gone())
         until_s = self.clock.now_s() + wait_s
         try:
-            while True:
+            while not self._ending:
+                self._member(caller.name)
                 arrived = self._arrived
                 for live in self._live.values():
                     message = live.mailbox.task_for(caller.name)
@@ -224,12 +226,17 @@ class Service:
                 waiting.cancel()
                 if waiting not in done:
                     return None
+            return None
         finally:
             hung_up.cancel()
             self.presence.polling(caller.name, -1)
 
     async def deliver(self, caller: Caller, run: str, reply: Reply) -> str:
-        """Hand a reply to its run; returns why it was not taken, or ""."""
+        """Hand a reply to its run; returns why it was not taken, or "".
+
+        Raises: AccessError, if the caller was revoked while it sent it.
+        """
+        self._member(caller.name)
         await self.presence.saw(caller.name, caller.role)
         live = self._live.get(run)
         if live is None:
@@ -247,12 +254,12 @@ class Service:
         return live.mailbox if live else None
 
     async def late(self, caller: Caller, run: str, task: int) -> str:
-        """What to tell a node whose update comes too late; the run's record names it."""
-        return await self.deliver(caller, run, Late(task, caller.name)) or "nobody waits for it any more"
+        """What to tell a node whose update comes too late, as the record will, too; "" if it was taken before."""
+        return await self.deliver(caller, run, Late(task, caller.name))
 
     def may_read(self, caller: Caller, digest: str) -> bool:
-        """Whether an ask that waits for the caller, or its role, gives it this blob."""
-        return caller.role == "operator" or any(live.mailbox.names(caller.name, digest) for live in self._live.values())
+        """Whether an ask that waits for the caller gives it this blob."""
+        return any(live.mailbox.names(caller.name, digest) for live in self._live.values())
 
     # ------------------------------------------------------------------------------------------------------------ runs
 
@@ -270,16 +277,17 @@ class Service:
                 do="start again with a model of this app.",
             )
         row = StoredRun(
-            run_id(message.app), message.app, message.plan, plan.digest, message.layout, time.time(), message.versions,
-            message.schema_text, first_model=message.model,
+            run_id(run_name(message.app)), message.app, message.plan, plan.digest, message.layout, time.time(),
+            message.versions, message.schema_text, first_model=message.model,
         )  # fmt: skip
+        live, start = self._prepare(row)
         await self._db.write(lambda connection: kept_runs.create_run(connection, row))
-        self._hold(row)
+        self._hold(live, start)
         return row.id
 
     async def runs(self) -> list[StoredRun]:
         """All runs, the newest first."""
-        return list(reversed(await self._db.read(kept_runs.list_runs)))
+        return [self._as_it_stands(row) for row in reversed(await self._db.read(kept_runs.list_runs))]
 
     async def facts(self, run: str) -> dict[str, Any]:
         """All that a report is made of.
@@ -287,7 +295,9 @@ class Service:
         Raises: NotFound, if there is no such run.
         """
         found = await self.find(run)
-        return await self._db.read(lambda connection: kept_runs.facts_of_run(connection, found))
+        facts = await self._db.read(lambda connection: kept_runs.facts_of_run(connection, found))
+        state, reason = self._unwritten.get(found, (facts["state"], facts["reason"]))
+        return {**facts, "state": state, "reason": reason}
 
     async def find(self, run: str) -> str:
         """The whole id of a run of which an unmistakable beginning is given; "latest" is the newest.
@@ -322,40 +332,73 @@ class Service:
         if number not in models:
             raise NotFound(
                 f"run {run!r} has no model of round {number}.",
-                why=f"it has those of the rounds {', '.join(map(str, sorted(models)))}.",
-                do="leave --round out for the latest one.",
+                why=f"it has those of the rounds {', '.join(map(str, sorted(models)))}."
+                if models
+                else "it has none yet.",
+                do="leave --round out for the latest one." if models else "wait until the run has begun: lycia watch",
             )
         return models[number]
 
     async def events(self, run: str, after: int, wait_s: float) -> dict[str, Any]:
-        """What happened in a run after event number `after`; waits for something to happen."""
+        """What happened in a run after fact number `after`; waits for something to happen."""
         found = await self.find(run)
-        deadline_s = self.clock.now_s() + wait_s
+        until_s = self.clock.now_s() + wait_s
         while True:
             live = self._live.get(found)
-            seen = live.watchers if live else None
-            feed = await self._db.read(lambda connection: kept_runs.read_feed(connection, after, run=found))
-            state = (await self._stored(found)).state
-            left_s = deadline_s - self.clock.now_s()
-            if feed or live is None or left_s <= 0:
-                events = [[item.seq, json.dumps(item.data)] for item in feed]
-                return {"events": events, "moved": live.moved if live else "", "state": state}
-            moved = live.moved
-            try:
-                await asyncio.wait_for(seen.wait() if seen else asyncio.sleep(left_s), left_s)
-            except TimeoutError:
-                continue
-            if live.moved != moved:
-                return {"events": [], "moved": live.moved, "state": state}
+            stirred, moved = (live.stirred, live.moved) if live else (None, "")
+            facts, state = await self._facts_after(found, after)
+            left_s = until_s - self.clock.now_s()
+            if facts or stirred is None or left_s <= 0 or self._ending:
+                events = [[number, fact_to_json(fact)] for number, fact in facts]
+                return {"run": found, "events": events, "moved": moved, "state": state}
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stirred.wait(), left_s)
+            if live and live.moved != moved:
+                return {"run": found, "events": [], "moved": live.moved, "state": state}
 
-    def _hold(self, row: StoredRun) -> None:
+    async def _facts_after(self, run: str, after: int) -> tuple[list[tuple[int, Fact]], str]:
+        """Facts with their numbers: 1 is the run's beginning, then one for each round that ended, and its end."""
+        row = await self._stored(run)
+        known = max(after - 2, 0)  # the last round that the caller has seen, to tell it from one who has seen the end
+        records = await self._db.read(lambda connection: kept_runs.records_of_run(connection, run, known))
+        if after >= 2 and not records:
+            return [], row.state
+        facts: list[tuple[int, Fact]] = []
+        if after < 1:
+            plan = plan_from_json(row.plan)
+            population = records[0]["population"] if records else len(self.presence.roster())
+            facts.append((1, RunBegan(run, plan.rounds, 0, population, plan.stop.metric if plan.stop else "")))
+        facts += [
+            (number, RoundEnded(record)) for number, record in enumerate(records, start=known + 2) if number > after
+        ]
+        if row.state != "running":
+            models = await self._db.read(lambda connection: kept_runs.models_of_run(connection, run))
+            facts.append((known + 2 + len(records), RunEnded(row.state, row.reason, len(models) - 1)))
+        return facts, row.state
+
+    async def _go_on(self, row: StoredRun) -> None:
+        """Hold a run that this coordinator, or one before it, let go of."""
+        try:
+            live, start = self._prepare(row)
+            if row.state != "running":
+                await self._db.write(lambda connection: kept_runs.set_run_state(connection, row.id, "running"))
+        except LyciaError as error:
+            log.error("run cannot go on", run=row.id, what=error.what, why=error.why, do=error.do)
+            await self._pause(row.id, error.what)
+        else:
+            self._hold(live, start)
+
+    def _hold(self, live: _Live, start: Carried) -> None:
+        self._live[live.run.id] = live
+        live.task = asyncio.create_task(self._watch(live, start))
+
+    def _prepare(self, row: StoredRun) -> tuple[_Live, Carried]:
         _, model = read_kept_model(self._blobs, row.first_model)
         run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
         for text in (row.plan, row.layout):
-            self._blobs.put([text.encode()])  # nodes fetch them by digest
-        live = _Live(run, Mailbox(run, self.presence, self._blobs, self.clock.now_s, self._wake))
-        self._live[row.id] = live
-        live.task = asyncio.create_task(self._watch(live, first(run, model)))
+            self._outgoing.put([text.encode()])  # nodes fetch them by digest
+        box = Mailbox(run, self.presence, self._blobs, self._outgoing, self.clock.now_s, self._wake)
+        return _Live(run, box), first(run, model)
 
     async def _watch(self, live: _Live, start: Carried) -> None:
         run = live.run
@@ -369,13 +412,31 @@ class Service:
         except LyciaError as error:
             bound.error("run pauses", what=error.what, why=error.why, do=error.do)
             state, reason = "paused", error.what
-        await asyncio.gather(*self._background)  # what watchers are owed is written before they hear of the end
-        ended_s = time.time()
-        await self._db.write(lambda connection: kept_runs.set_run_state(connection, run.id, state, reason, ended_s))
+        except Exception as error:  # noqa: BLE001  # a bug in one run, or in a part of it, ends no other run
+            bound.exception("run pauses")
+            state, reason = "paused", f"the coordinator failed over it: {type(error).__name__}: {error}"
+        await self._set_state(run.id, state, reason)
         bound.info("run ends", state=state, reason=reason)
         del self._live[run.id]
         live.mailbox.dismiss()
-        live.watchers.set()
+        self._stir(live)
+
+    async def _pause(self, run: str, reason: str) -> None:
+        await self._set_state(run, "paused", reason)
+
+    async def _set_state(self, run: str, state: str, reason: str) -> None:
+        if state == "paused":
+            reason = f"{reason.rstrip('.')}; it goes on when `lycia serve` is started again"
+        try:
+            ended_s = time.time()
+            await self._db.write(lambda connection: kept_runs.set_run_state(connection, run, state, reason, ended_s))
+        except StorageError as error:  # such as a full disk, for which the run has paused in the first place
+            log.error("the state of a run cannot be written down", run=run, what=error.what, do=error.do)
+            self._unwritten[run] = (state, reason)
+
+    def _as_it_stands(self, row: StoredRun) -> StoredRun:
+        state, reason = self._unwritten.get(row.id, (row.state, row.reason))
+        return replace(row, state=state, reason=reason)
 
     def _wake(self) -> None:
         """Let all open polls look into their boxes."""
@@ -383,37 +444,24 @@ class Service:
         self._arrived = asyncio.Event()
 
     def tell(self, live: _Live, fact: Fact) -> None:
-        """Keep a fact for those who watch the run."""
-        line, at_s = fact_to_json(fact), time.time()
+        """Wake those who watch the run; all but the moves inside a round is in the store."""
         if isinstance(fact, RoundMoved):
-            live.moved = line
-        else:
-            kind, data = type(fact).__name__, json.loads(line)
-            adding = self._db.write(lambda connection: kept_runs.append_feed(connection, live.run.id, at_s, kind, data))
-            task: asyncio.Task[int] = asyncio.get_running_loop().create_task(adding)
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-            task.add_done_callback(lambda _: self._stir(live))
+            live.moved = fact_to_json(fact)
         if isinstance(fact, RoundEnded):
             record = fact.record
-            log.info(
-                "round ends",
-                run=live.run.id,
-                round=record["round"],
-                heard=len(record["survivors"]),
-                missed=record["missed"],
-            )
+            heard = len(record["survivors"])
+            log.info("round ends", run=live.run.id, round=record["round"], heard=heard, missed=record["missed"])
         self._stir(live)
 
     def _stir(self, live: _Live) -> None:
-        live.watchers.set()
-        live.watchers = asyncio.Event()
+        live.stirred.set()
+        live.stirred = asyncio.Event()
 
     async def _reload(self) -> None:
         self._nodes = {node.name: node for node in await self._db.read(members.list_nodes)}
 
     async def _stored(self, run: str) -> StoredRun:
-        return await self._db.read(lambda connection: kept_runs.get_run(connection, run))
+        return self._as_it_stands(await self._db.read(lambda connection: kept_runs.get_run(connection, run)))
 
     def _member(self, name: str) -> Node:
         node = self._nodes.get(name)

@@ -31,11 +31,10 @@ class Sessions:
 
     def challenge(self, name: str) -> str:
         """A nonce for `name` to sign, good for a minute and one use."""
-        now_s = self._now_s()
-        if len(self._nonces) >= _MOST_NONCES:
-            self._nonces = {nonce: item for nonce, item in self._nonces.items() if item[1] > now_s}
+        while len(self._nonces) >= _MOST_NONCES:  # anybody may ask for one, so the oldest make room
+            del self._nonces[next(iter(self._nonces))]
         nonce = secrets.token_hex(32)
-        self._nonces[nonce] = (name, now_s + _NONCE_S)
+        self._nonces[nonce] = (name, self._now_s() + _NONCE_S)
         return nonce
 
     def open(self, name: str, nonce: str, signature: str, public_key: str, role: Role) -> str:
@@ -48,8 +47,8 @@ class Sessions:
         if not fresh or not is_signed(public_key, signature, "lycia session", name.encode(), nonce.encode()):
             raise AccessError(
                 f"{name!r} could not prove who it is.",
-                why="the signature is not by the key that was enrolled under this name, or its challenge is not good any more.",
-                do="try again; if the key is lost, revoke the node and invite it again.",
+                why="the signature is not by the key enrolled under this name, or its challenge is not good any more.",
+                do="try again; if the key is lost, ask the operator for an invitation under another name.",
             )
         body = f"{name}|{role}|{self._now_s() + _BEARER_S:.0f}"
         return f"{body}|{self._mac(body)}"
@@ -58,7 +57,8 @@ class Sessions:
         """Who holds this bearer; None if it is not one of ours, or has run out."""
         body, _, mac = bearer.rpartition("|")
         fields = body.split("|")
-        if len(fields) != 3 or not hmac.compare_digest(mac, self._mac(body)) or float(fields[2]) < self._now_s():
+        is_ours = hmac.compare_digest(mac.encode(), self._mac(body).encode())  # as bytes: it may hold anything
+        if len(fields) != 3 or not is_ours or float(fields[2]) < self._now_s():
             return None
         role = fields[1]
         return Caller(fields[0], "operator" if role == "operator" else "evaluator" if role == "evaluator" else "node")

@@ -6,22 +6,26 @@ import signal
 import subprocess
 import sys
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lycia.deployment.identity import Identity, Invitation, fetch_certificate, write_private
+from lycia.deployment.holding import held
+from lycia.deployment.identity import Identity, Invitation, certificate_pin, fetch_certificate, write_private
 from lycia.deployment.node.client import Client
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, LyciaError, NotFound, TrainingError
+from lycia.storage.disk import in_words
+from lycia.storage.node_state import NodeState
 
 _HEARTBEAT_S = 2.0
 _POLL_S = 20.0
 _MODELS_KEPT = 3
+_PAUSE_S = 0.5  # before a poll that may bring the same ask again
 _TRIES = 2  # of a task whose trainer process dies
 
 
@@ -38,7 +42,14 @@ class Membership:
     def at(cls, home: Path) -> "Membership | None":
         """What the folder says; None for a new one."""
         path = home / "membership.json"
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        try:
+            return cls(**json.loads(path.read_text())) if path.exists() else None
+        except (ValueError, TypeError):
+            raise AccessError(
+                f"{path} cannot be read.",
+                why="it does not hold what this node wrote when it joined.",
+                do="restore it from a backup, or join with a new invitation and another folder (--home).",
+            ) from None
 
     def keep(self, home: Path) -> None:
         """Write it down."""
@@ -108,7 +119,7 @@ class TrainerProcess:
 
     def _hear(self) -> dict[str, Any] | None:
         line = _pipe(self._running().stdout).readline()
-        if not line:
+        if not line.endswith("\n"):  # it died, perhaps in the middle of a word
             return None
         said: dict[str, Any] = json.loads(line)
         if "failed" in said:
@@ -129,7 +140,7 @@ class Agent:
     ) -> None:
         self._home, self._client, self._trainer, self._name, self._note = home, client, trainer, name, note
         self._stopping = threading.Event()
-        self._layouts: dict[str, Path] = {}
+        self._missing: tuple[str, int] | None = None
         for folder in ("models", "memory", "spool", "runs"):
             (home / folder).mkdir(parents=True, exist_ok=True)
 
@@ -151,17 +162,27 @@ class Agent:
         """Do one ask, and deliver the reply; an error of the trainer's becomes a refusal with its words."""
         with self._heartbeat(message):
             try:
-                said = self._work(message)
+                with in_words(self._home):
+                    said = self._work(message)
             except AccessError:
                 raise
-            except NotFound:
-                return  # the ask was withdrawn while it was being fetched; if it is still open, the next poll brings it
+            except NotFound as error:
+                place, self._missing = self._missing, (message.run, message.task)
+                if (
+                    place != self._missing
+                ):  # the ask may have been withdrawn; if it is still open, the next poll brings it
+                    self._stopping.wait(_PAUSE_S)
+                    return
+                said = self._declined(message, error)
             except LyciaError as error:
-                self._note(f"declined {message.exchange!r} of round {message.round}: {error.what}")
-                said = {"reply": ReplyMessage(kind="declined", reason=error.what).model_dump()}
-            refused = self.deliver(message, said)
+                said = self._declined(message, error)
+            try:
+                refused = self.deliver(message, said)
+            except NotFound as error:
+                refused = error.what
         if refused:
-            self._note(f"{message.exchange!r} of round {message.round} was not taken: {refused}")
+            NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
+            self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
         """Send what the trainer said; returns why it was not taken, or ""."""
@@ -172,23 +193,35 @@ class Agent:
         path.unlink(missing_ok=True)
         return refused
 
+    def _declined(self, message: AskMessage, error: LyciaError) -> dict[str, Any]:
+        self._note(f"declined {message.exchange!r} of round {message.round + 1}: {error.what}")
+        return {"reply": ReplyMessage(kind="declined", reason=error.what).model_dump()}
+
+    def _memory(self, message: AskMessage) -> Path:
+        return self._home / "memory" / f"{message.run}.safetensors"
+
     def _work(self, message: AskMessage) -> dict[str, Any]:
         self._check_plan(message)
-        plan, layout, model, base, told = (
-            self._fetch(digest, message.run) if digest else None
-            for digest in (message.plan, message.layout, message.model, message.base, message.told)
+        plan, model, base, told = (
+            self._fetch(digest, message) if digest else None
+            for digest in (message.plan, message.model, message.base, message.told)
         )
         assert plan is not None
-        assert layout is not None
         job = Job(
-            message, plan, layout, model, base, told, self._home / "memory" / f"{message.run}.safetensors",
-            self._home / "spool" / f"{message.run}-{message.task}.safetensors", b64encode(self._secret(message)).decode(),
+            message, plan, model, base, told, self._memory(message),
+            self._home / "spool" / f"{message.run}-{message.task}.safetensors",
+            b64encode(self._secret(message)).decode(),
         )  # fmt: skip
         return self._trainer.do(job)
 
-    def _fetch(self, digest: str, run: str) -> Path:
+    def _fetch(self, digest: str, message: AskMessage) -> Path:
         folder = self._home / "models"
-        target = self._client.download(digest, folder / digest, run)
+        target = folder / digest
+        if digest in message.inline and not target.exists():
+            part = target.with_name(f"{digest}.part")
+            part.write_bytes(b64decode(message.inline[digest]))
+            part.replace(target)
+        self._client.download(digest, target, message.run)
         others = sorted((path for path in folder.iterdir() if path != target), key=lambda path: path.stat().st_mtime)
         for old in others[: -_MODELS_KEPT * 4]:
             old.unlink(missing_ok=True)
@@ -199,7 +232,7 @@ class Agent:
         """A run keeps its plan: one that changes on the way is refused."""
         path = self._home / "runs" / message.run
         if not path.exists():
-            path.write_text(message.plan)
+            write_private(path, message.plan.encode())
         if path.read_text() != message.plan:
             raise TrainingError(
                 f"run {message.run} came with another plan than it began with.",
@@ -223,10 +256,8 @@ class Agent:
 
         def beat() -> None:
             while not done.wait(_HEARTBEAT_S):
-                try:
+                with suppress(LyciaError):  # whoever delivers the work learns of it, too, and says so
                     self._client.alive(message.run, message.task)
-                except LyciaError as error:
-                    self._note(f"a sign of life was not taken: {error.what}")
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -251,25 +282,38 @@ def join(
             why="an app is a Python file that defines `app = App(…)`.",
             do="check the path; `examples/` has some to begin with.",
         )
+    if invitation.role == "operator":
+        raise AccessError(
+            f"the invitation of {invitation.name!r} is for an operator.",
+            why="an operator starts runs and invites; what joins is a node or an evaluator.",
+            do="ask the operator for an invitation with --role node or --role evaluator.",
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    with held(home, f"the node {invitation.name!r}"):
+        _join(invitation, app, data, home, versions, note)
+
+
+def _join(
+    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None]
+) -> None:
     membership = check_membership(home, invitation)
+    note("loading the app and the data")
     trainer = TrainerProcess(invitation.name, app, data, note)
-    trainer.start()
     client: Client | None = None
     try:
+        trainer.start()
         identity = Identity.at(home / "key.pem")
         if membership is None:
             certificate = fetch_certificate(invitation.url, invitation.pin)
-            with_token = Client(invitation.url, certificate, invitation.name, identity, note=note)
-            with_token.enrol(invitation.token, trainer.examples, versions)
-            with_token.close()
+            with closing(Client(invitation.url, certificate, invitation.name, identity, note=note)) as with_token:
+                with_token.enrol(invitation.token, trainer.examples, versions)
             membership = Membership(invitation.name, invitation.role, invitation.url, certificate)
             membership.keep(home)
-        note(
-            f"{membership.name} is enrolled at {membership.url} with {trainer.examples or 0:.0f} examples; waiting for work"
-        )
+        has = f"with {trainer.examples or 0:.0f} examples to train on"
+        note(f"enrolled at {membership.url} {has}; waiting for work (Ctrl-C ends it)")
         client = Client(membership.url, membership.certificate, membership.name, identity, give_up_s=None, note=note)
         agent = Agent(home, client, trainer, membership.name, note)
-        _stop_on_signals(agent, trainer)
+        _stop_on_signals(agent)
         agent.serve()
     finally:
         trainer.stop()
@@ -282,18 +326,25 @@ def check_membership(home: Path, invitation: Invitation) -> Membership | None:
 
     Raises: AccessError, if it belongs to another node or coordinator.
     """
-    home.mkdir(parents=True, exist_ok=True)
     known = Membership.at(home)
-    if known is not None and (known.name, known.url) != (invitation.name, invitation.url):
+    if known is None:
+        return None
+    if (known.name, known.url) == (invitation.name, invitation.url):
+        if certificate_pin(known.certificate) == invitation.pin:
+            return known
         raise AccessError(
-            f"{home} belongs to the node {known.name!r} at {known.url}.",
-            why=f"the invitation is for {invitation.name!r} at {invitation.url}, and a folder holds one node's key.",
-            do="give another folder with --home.",
+            f"{home} belongs to the node {known.name!r} of another coordinator at {known.url}.",
+            why="the coordinator there has another certificate than the one that this node joined; it was set up anew.",
+            do="give another folder with --home, where the node joins as a new one.",
         )
-    return known
+    raise AccessError(
+        f"{home} belongs to the node {known.name!r} at {known.url}.",
+        why=f"the invitation is for {invitation.name!r} at {invitation.url}, and a folder holds one node's key.",
+        do="give another folder with --home.",
+    )
 
 
-def _stop_on_signals(agent: Agent, trainer: TrainerProcess) -> None:
+def _stop_on_signals(agent: Agent) -> None:
     def stop(*_: object) -> None:
         agent.stop()
         raise SystemExit(0)

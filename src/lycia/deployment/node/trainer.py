@@ -6,31 +6,31 @@ and updates pass through files in the agent's folder. What the app prints goes t
 
 import json
 import os
+import signal
 import sys
+import traceback
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from lycia.catalogue import plan_from_json
-from lycia.core import tensorfile
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
-from lycia.core.messages import Declined, Updates
+from lycia.core.messages import OWN_EXCHANGES, TRAIN, Declined, Updates
 from lycia.core.plan import App, Plan
-from lycia.core.tensorfile import Tensor
 from lycia.core.training import NodeData
 from lycia.core.work import Node, work
 from lycia.data.population import load_node_data
 from lycia.data.schema import check_data
 from lycia.deployment import wire
 from lycia.deployment.wire import AskMessage
-from lycia.errors import LyciaError
+from lycia.errors import LyciaError, TrainingError
 from lycia.runtime.apps import load_app
 from lycia.runtime.threads import one_thread
+from lycia.storage.disk import in_words
+from lycia.storage.node_state import NodeState
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Job:
 
     ask: AskMessage
     plan: Path
-    layout: Path
     model: Path | None
     base: Path | None
     told: Path | None
@@ -49,15 +48,15 @@ class Job:
 
     def to_line(self) -> str:
         """The job as one line."""
-        files = (self.plan, self.layout, self.model, self.base, self.told, self.memory, self.update)
+        files = (self.plan, self.model, self.base, self.told, self.memory, self.update)
         return json.dumps([self.ask.model_dump(), *(path and str(path) for path in files), self.secret])
 
     @classmethod
     def from_line(cls, line: str) -> "Job":
         """The job that `to_line` wrote."""
-        ask, plan, layout, model, base, told, memory, update, secret = json.loads(line)
+        ask, plan, model, base, told, memory, update, secret = json.loads(line)
         return cls(
-            AskMessage.model_validate(ask), Path(plan), Path(layout), model and Path(model), base and Path(base), told and Path(told),
+            AskMessage.model_validate(ask), Path(plan), model and Path(model), base and Path(base), told and Path(told),
             Path(memory), Path(update), secret,
         )  # fmt: skip
 
@@ -66,29 +65,33 @@ class Worker:
     """Does jobs with one app over one node's data."""
 
     def __init__(self, name: str, app: App, data: NodeData) -> None:
-        self._name, self._app, self._data = name, app, data
+        self._name, self._app, self._data, self._agent = name, app, data, os.getppid()
         self._plans: dict[str, Plan] = {}
-        self._own_layout, _ = app.trainer.first_model(app.schema, Key(app.plan.seed).at("first model"))
+        self._layout, _ = app.trainer.first_model(app.schema, Key(app.plan.seed).at("first model"))
 
     def do(self, job: Job) -> dict[str, Any]:
         """What came of the job: {"update": path} or {"reply": …}, as the agent sends it on."""
-        layout = Layout.from_json(job.layout.read_text())
-        if layout.digest != self._own_layout.digest:
+        layout = self._layout
+        if job.ask.layout != layout.digest:
             reason = "the run's model is not the one that this node's app makes; both must be of the same version"
             return {"reply": wire.encode_reply(Declined(job.ask.task, self._name, reason)).model_dump()}
-        plan = self._plans.setdefault(job.ask.plan, plan_from_json(job.plan.read_text()))
+        if job.ask.plan not in self._plans:
+            self._plans[job.ask.plan] = plan_from_json(job.plan.read_text())
+        plan = self._plans[job.ask.plan]
         model = _model(layout, job.model, job.base) if job.model else None
         told = wire.decode_told(job.told.read_bytes()) if job.told else {}
         ask = wire.decode_ask(job.ask, self._name, model, told)
-        node = Node(self._name, self._data, read_memory(job.memory), b64decode(job.secret))
+        state, changes = NodeState.at(job.memory), ask.exchange == TRAIN or ask.exchange not in OWN_EXCHANGES
+        node = Node(self._name, self._data, state.base(ask) if changes else state.now, b64decode(job.secret))
         with one_thread():
             reply, memory = work(self._app.trainer, plan, layout, ask, node)
-        if memory:
-            write_memory(job.memory, memory)
+        if os.getppid() != self._agent:  # it was killed, and another one may be at the same task with another trainer
+            sys.exit(1)
+        if changes:
+            state.worked(ask, memory).keep(job.memory)
         if isinstance(reply, Updates):
-            with job.update.open("wb") as file:
-                for piece in wire.update_file(layout, reply, job.ask.run):
-                    file.write(piece)
+            with in_words(job.update):
+                _write(job.update, wire.update_file(layout, reply, job.ask.run))
             return {"update": str(job.update)}
         return {"reply": wire.encode_reply(reply).model_dump()}
 
@@ -97,24 +100,17 @@ def _model(layout: Layout, model: Path, base: Path | None) -> Model:
     return wire.decode_model(layout, model.read_bytes(), base.read_bytes() if base else None)
 
 
-def read_memory(path: Path) -> dict[str, np.ndarray]:
-    """What the node remembers of a run; nothing, before its first round."""
-    if not path.exists():
-        return {}
-    return {name: tensor.array() for name, tensor in tensorfile.read(path.read_bytes())[0].items()}
-
-
-def write_memory(path: Path, memory: Mapping[str, np.ndarray]) -> None:
-    """Keep what the node remembers: the whole new state or the whole old one, whenever the process ends."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(tensorfile.to_bytes({name: Tensor.of(array) for name, array in memory.items()}, {}))
-    part.replace(path)
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def main(arguments: list[str]) -> int:
     """Load the app and the data, say so, and work until standard input ends."""
     name, app_path, data_name = arguments
     out = _private_output()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which ends this process
     try:
         app = load_app(Path(app_path))
         data = load_node_data(data_name, app)
@@ -130,7 +126,19 @@ def main(arguments: list[str]) -> int:
             _say(out, worker.do(Job.from_line(line)))
         except LyciaError as error:
             _say(out, {"failed": wire.Problem.of(error).model_dump()})
+        except Exception as error:  # noqa: BLE001  # the app's code may raise anything
+            traceback.print_exc()
+            _say(out, {"failed": wire.Problem.of(_failed(error)).model_dump()})
     return 0
+
+
+def _failed(error: Exception) -> LyciaError:
+    # Its text stays here: it may quote the data.
+    return TrainingError(
+        f"the app's own code failed with {type(error).__name__}; the node's terminal shows where.",
+        why="what it raises over this node's data ends the task, not the node.",
+        do="mend the app, or leave this node out.",
+    )
 
 
 def _count(data: Any) -> float | None:
