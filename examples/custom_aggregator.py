@@ -13,8 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from lycia import SGD, App, Everyone, Examples, FedAvg, NodeData, NumpyTrainer, Plan, Population, RoundRules
-from lycia.core.keys import Key
+from lycia import SGD, App, Everyone, Examples, FedAvg, Key, NodeData, NumpyTrainer, Plan, Population, RoundRules
 from lycia.core.training import LocalResult, LocalTask
 from lycia.data import DIGITS, digits, evenly, hold_out
 

@@ -14,13 +14,13 @@ from lycia import (
     Everyone,
     ExampleWeightedMean,
     FedAvg,
+    Key,
     Momentum,
     NodeData,
     NumpyTrainer,
     Plan,
     Population,
 )
-from lycia.core.keys import Key
 from lycia.data import DIGITS, by_label_shards, digits, evenly, hold_out
 
 SITES = ("north", "east", "south", "west")

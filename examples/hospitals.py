@@ -21,12 +21,12 @@ from lycia import (
     Examples,
     ExampleWeightedMean,
     FedAvg,
+    Key,
     NodeData,
     Plan,
     Schema,
     SklearnTrainer,
 )
-from lycia.core.keys import Key
 from lycia.data import HEART_DISEASE, Column, heart_disease, hold_out
 
 HAS_HEART_DISEASE = "LYCIA_DATA" in os.environ

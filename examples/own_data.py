@@ -19,13 +19,13 @@ from lycia import (
     Examples,
     ExampleWeightedMean,
     FedProx,
+    Key,
     NodeData,
     NumpyTrainer,
     Plan,
     Population,
     Schema,
 )
-from lycia.core.keys import Key
 from lycia.data import Column, hold_out
 
 PUMPS = Schema(

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lycia import Examples, NodeData
-from lycia.core.keys import Key
+from lycia import Examples, Key, NodeData
 from lycia.data import hold_out
 
 COLUMNS = ("temperature", "vibration", "age", "kind")  # named as in the schema, and in its order

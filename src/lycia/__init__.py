@@ -2,9 +2,10 @@
 
 from lycia.aggregators import ExampleWeightedMean, UniformMean
 from lycia.algorithms import SGD, Adagrad, Adam, FedAvg, FedProx, Momentum, Yogi
+from lycia.core.keys import Key
 from lycia.core.plan import App, Buffered, Evaluation, Plan, RoundRules, Stop, Synchronous
 from lycia.core.training import NodeData
-from lycia.data import Examples, Population, Schema
+from lycia.data import Column, Examples, Population, Schema
 from lycia.errors import LyciaError
 from lycia.selection import Everyone, Poisson, SizeWeighted, Uniform
 from lycia.simulation import Faults, Pace, Result, simulate
@@ -16,6 +17,7 @@ __all__ = [
     "Adam",
     "App",
     "Buffered",
+    "Column",
     "Evaluation",
     "Everyone",
     "ExampleWeightedMean",
@@ -23,6 +25,7 @@ __all__ = [
     "Faults",
     "FedAvg",
     "FedProx",
+    "Key",
     "LyciaError",
     "Momentum",
     "NodeData",

@@ -40,9 +40,8 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
         for name in names:
             federation.add_node(name, name)
         federation.wait_nodes(nodes)
-        console.print(
-            f"{nodes} nodes have joined {federation.url}, each with digits of its own ({time.monotonic() - began:.1f} s)."
-        )
+        spent_s = time.monotonic() - began
+        console.print(f"{nodes} nodes have joined {federation.url}, each with digits of its own ({spent_s:.1f} s).")
         run = start_run(federation.client, app)
         watchers: list[Observer] = [RunProgress(console)]
         if kill:

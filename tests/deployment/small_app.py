@@ -3,7 +3,18 @@
 import numpy as np
 
 from lycia import (
-    SGD, App, Evaluation, Everyone, Examples, ExampleWeightedMean, FedAvg, NodeData, NumpyTrainer, Plan, RoundRules, Schema,
+    SGD,
+    App,
+    Evaluation,
+    Everyone,
+    Examples,
+    ExampleWeightedMean,
+    FedAvg,
+    NodeData,
+    NumpyTrainer,
+    Plan,
+    RoundRules,
+    Schema,
 )  # fmt: skip
 
 

@@ -3,7 +3,16 @@
 import numpy as np
 
 from lycia import (
-    Adam, App, Evaluation, Examples, ExampleWeightedMean, FedAvg, NodeData, NumpyTrainer, Plan, RoundRules, Uniform,
+    Adam,
+    App,
+    Evaluation,
+    ExampleWeightedMean,
+    FedAvg,
+    NodeData,
+    NumpyTrainer,
+    Plan,
+    RoundRules,
+    Uniform,
 )  # fmt: skip
 from lycia.data.datasets import DIGITS, digits
 
@@ -25,7 +34,8 @@ def four_nodes() -> dict[str, NodeData]:
 def plan(server: object) -> Plan:
     """Three of four nodes a round, so that the draw matters; nobody is replaced, so that the script alone decides."""
     return Plan(
-        rounds=ROUNDS, seed=5, selector=Uniform(cohort_size=3), client=FedAvg(), aggregator=ExampleWeightedMean(), server=server,
+        rounds=ROUNDS, seed=5, selector=Uniform(cohort_size=3), client=FedAvg(), server=server,
+        aggregator=ExampleWeightedMean(),
         rules=RoundRules(quorum=0.5, least_nodes=4, over_selection=1.0, replacement=False, deadline_s=DEADLINE_S),
         evaluation=Evaluation(every=4, evaluators=False),
     )  # fmt: skip

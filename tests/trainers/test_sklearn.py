@@ -121,7 +121,7 @@ def test_rows_that_stand_in_for_absent_labels_weigh_nothing():
     trainer = SklearnTrainer(estimator=LogisticRegression(max_iter=200, C=1e6, tol=1e-8))
     layout, model = trainer.first_model(THREE, Key(0))
     trained = trainer.train(LocalTask(layout, model, few, Key(0))).model
-    estimator = trainer.predictor(layout, trained, {})
+    estimator = trainer.predictor(layout, trained)
     assert "top" not in estimator.predict(few.features)
     assert estimator.predict_proba(few.features)[:, 2].max() < 1e-2
 

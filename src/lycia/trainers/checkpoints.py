@@ -36,15 +36,15 @@ def load_model(path: str | Path, into: Any = None) -> Any:
       >>> model = load_model("model.safetensors", into=NumpyTrainer())  # doctest: +SKIP
       >>> model.predict(features)  # doctest: +SKIP
     """
-    layout, model, metadata = _read(Path(path))
+    layout, model = _read(Path(path))
     if into is None:
         return _arrays(layout, model)
     if isinstance(into, NumpyTrainer):
         return into.predictor(layout, model)
     if isinstance(into, SklearnTrainer):
-        return into.predictor(layout, model, metadata)
+        return into.predictor(layout, model)
     if hasattr(into, "fit") and hasattr(into, "get_params") and not isinstance(into, type):
-        return load_into(into, layout, model, metadata)
+        return load_into(into, layout, model)
     raise LayoutError(
         f"a model cannot be put into {into!r}.",
         why="it becomes arrays, a predictor of NumpyTrainer, or an estimator of scikit-learn.",
@@ -57,7 +57,7 @@ def _arrays(layout: Layout, model: Model) -> dict[str, np.ndarray]:
     return arrays if labels is None else {**arrays, LABELS: np.array(labels)}
 
 
-def _read(path: Path) -> tuple[Layout, Model, dict[str, str]]:
+def _read(path: Path) -> tuple[Layout, Model]:
     try:
         file = path.read_bytes()
     except OSError as error:
@@ -66,4 +66,5 @@ def _read(path: Path) -> tuple[Layout, Model, dict[str, str]]:
             why=f"the file cannot be read: {error.strerror or error}.",
             do="give the path of a file that `lycia model RUN -o FILE` or Result.save wrote.",
         ) from None
-    return read_checkpoint(file)
+    layout, model, _ = read_checkpoint(file)
+    return layout, model

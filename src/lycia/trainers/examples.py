@@ -83,16 +83,6 @@ def labels_of(model: Model) -> LabelSet | None:
     return None if content is None else tuple(json.loads(content.tobytes()))
 
 
-def metadata_of(trainer: object, schema: training.Schema | None) -> dict[str, str]:
-    """What the header of a checkpoint says about it, for readers that know only the file format."""
-    described = {"lycia.trainer": type(trainer).__name__}
-    if schema is not None:
-        described["lycia.schema"] = schema.to_json()
-    if isinstance(schema, Schema) and schema.labels is not None:
-        described["lycia.labels"] = json.dumps(list(schema.labels))
-    return described
-
-
 def fitting(data: Any, inputs: int | None = None) -> Examples:
     """The data, once it is known to be examples of numbers, with so many features each where that is known.
 

@@ -21,7 +21,6 @@ from lycia.trainers.examples import (
     label_set_of,
     labels_leaf,
     labels_of,
-    metadata_of,
     rows_of,
     scaling_leaf,
 )
@@ -142,10 +141,6 @@ class NumpyTrainer:
                 right += int(np.count_nonzero(logits.argmax(axis=1) == known))
                 loss += float(_cross_entropy(logits.astype(np.float64), known)[0])
         return float(len(features)), {"accuracy": right / len(features), "loss": loss / len(features)}
-
-    def metadata(self, schema: training.Schema | None) -> dict[str, str]:
-        """What the header of a checkpoint says: the trainer, the schema and the label set."""
-        return metadata_of(self, schema)
 
     def predictor(self, layout: Layout, model: Model) -> "Predictor":
         """The model as something that predicts.

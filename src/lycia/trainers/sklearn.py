@@ -18,7 +18,6 @@ from lycia.core import training
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Leaf, Model
 from lycia.core.training import LocalResult, LocalTask
-from lycia.data.schema import Schema
 from lycia.errors import AppError, LayoutError, TrainingError
 from lycia.trainers import examples
 
@@ -132,17 +131,13 @@ class SklearnTrainer:
         with _fitting(estimator):
             return float(len(features)), _measured(estimator, features, targets)
 
-    def metadata(self, schema: training.Schema | None) -> dict[str, str]:
-        """What the header of a checkpoint says: the trainer, the estimator, the schema and the label set."""
-        return {"lycia.estimator": type(self.estimator).__name__, **examples.metadata_of(self, schema)}
-
-    def predictor(self, layout: Layout, model: Model, metadata: Mapping[str, str]) -> Any:
+    def predictor(self, layout: Layout, model: Model) -> Any:
         """A copy of the estimator with the model in it, which predicts.
 
         Raises: LayoutError, if it is not a model of this trainer.
         """
         fresh = _base().clone(self.estimator)
-        return load_into(fresh, layout, model, metadata, parameters=self.parameters)
+        return load_into(fresh, layout, model, parameters=self.parameters)
 
     def _ready(self, layout: Layout, model: Model, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
         """The estimator with the model in it, and the data as it takes it: float64, targets as its classes."""
@@ -166,19 +161,17 @@ def load_into(
     estimator: Estimator,
     layout: Layout,
     model: Model,
-    metadata: Mapping[str, str],
     *,
     parameters: tuple[str, ...] = (),
 ) -> Estimator:
     """Put a trained model into `estimator`, which then predicts; returns the same object.
 
     Args:
-      metadata: of the checkpoint; tells how many features there are, where the arrays do not.
       parameters: as `SklearnTrainer` was given them.
     Raises: LayoutError, if the model is not one of this kind of estimator.
     """
     labels, arrays = examples.labels_of(model), layout.arrays(model)
-    inputs = _inputs(arrays, metadata)
+    inputs = _inputs(arrays)
     try:
         if labels is None and _classifies(estimator):
             raise _misfit(estimator, layout, "it has no label set, and a classifier needs one")
@@ -346,9 +339,7 @@ def _take_in_units(estimator: Any, low: np.ndarray, span: np.ndarray) -> bool:
     return True
 
 
-def _inputs(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> int | None:
-    if "lycia.schema" in metadata:
-        return math.prod(Schema.from_json(metadata["lycia.schema"]).shape)
+def _inputs(arrays: Mapping[str, np.ndarray]) -> int | None:
     if "coef_" in arrays:
         return int(arrays["coef_"].shape[-1])
     return int(arrays["coefs_.0"].shape[0]) if "coefs_.0" in arrays else None
