@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, get_args
 
 from lycia.core.plan import Plan, describe
 from lycia.errors import PlanError
@@ -39,8 +39,7 @@ def part(name: str) -> type[Any]:
         return found
     for point in entry_points(group=_GROUP):
         if point.value == name:
-            loaded: type[Any] = point.load()
-            return loaded
+            return _loaded(point)
     raise PlanError(
         f"the plan names the part {name!r}, which is not installed here.",
         why="plans are data: both ends must have the parts that a plan names.",
@@ -56,7 +55,7 @@ def plan_from_json(text: str) -> Plan:
     """
     try:
         plan = _restore(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise _unreadable(str(error)) from None
     if not isinstance(plan, Plan):
         raise _unreadable(f"it describes a {type(plan).__name__}")
@@ -83,10 +82,29 @@ def _restore(value: Any) -> Any:
     if not is_dataclass(kind):
         raise TypeError(f"{value['part']} is not a dataclass")
     given = {name: _restore(item) for name, item in value.items() if name != "part"}
-    unknown = given.keys() - {field.name for field in fields(kind)}
+    types = {field.name: field.type for field in fields(kind)}
+    unknown = given.keys() - types.keys()
     if unknown:
         raise TypeError(f"{value['part']} has no {', '.join(sorted(unknown))}")
-    return kind(**given)
+    return kind(**{name: _number_again(item, types[name]) for name, item in given.items()})
+
+
+def _number_again(value: Any, kind: Any) -> Any:
+    """A plan's JSON spells infinities as text; where a number belongs, such a text is one."""
+    belongs = float in (kind, *get_args(kind))
+    return float(value) if belongs and value in ("inf", "-inf", "nan") else value
+
+
+def _loaded(point: EntryPoint) -> type[Any]:
+    try:
+        found: type[Any] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise PlanError(
+            f"the part {point.value!r} cannot be imported: {error}.",
+            why=f"the installed package that declares it under the entry point group {_GROUP!r} is broken.",
+            do="install that package again, and what it depends on.",
+        ) from None
+    return found
 
 
 def _unreadable(reason: str) -> PlanError:

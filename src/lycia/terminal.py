@@ -1,9 +1,11 @@
 """What a person sees in the terminal while a run goes on."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded, fact_to_json
@@ -25,6 +27,12 @@ class RunProgress:
         )  # fmt: skip
         self._task = self._bar.add_task("", label="round", nodes="", figure="", bytes="", total=None)
 
+    def __enter__(self) -> "RunProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()  # also where nothing ends the run, so that the terminal has its cursor again
+
     def notice(self, fact: Fact) -> None:
         """Show it."""
         match fact:
@@ -32,14 +40,15 @@ class RunProgress:
                 self._metric = self._metric or fact.metric
                 self._bar.update(self._task, total=fact.rounds, completed=fact.round)
                 self._bar.start()
-                self._console.print(f"run [bold]{fact.run}[/]: {fact.rounds} rounds, {fact.population} nodes")
+                rounds, nodes = counted(fact.rounds, "round"), counted(fact.population, "node")
+                self._console.print(f"run [bold]{fact.run}[/]: {rounds}, {nodes}")
             case RoundMoved():
                 self._bar.update(self._task, nodes=f"{fact.exchange} {fact.heard}/{fact.asked} nodes")
             case RoundEnded():
                 self._show(fact.record)
             case RunEnded():
                 self._bar.stop()
-                self._console.print(f"[bold]{fact.state}[/]: {fact.reason}")
+                self._console.print(f"[bold]{fact.state}[/]: {escape(fact.reason)}", soft_wrap=True)
 
     def _show(self, record: Mapping[str, Any]) -> None:
         self._up += record.get("bytes_up", 0)
@@ -51,10 +60,12 @@ class RunProgress:
         if figure:
             self._bar.update(self._task, figure=figure)
         self._bar.update(self._task, bytes=traffic)
-        if not self._console.is_terminal:
-            self._console.print(round_line(record, figure, traffic), highlight=False)
+        if not self._console.is_terminal or record["missed"]:
+            self._console.print(round_line(record, figure, traffic), highlight=False, markup=False, soft_wrap=True)
         for trouble in troubles(record):
-            self._console.print(f"  round {number}: {trouble}", style="yellow", highlight=False)
+            # What a node says of itself is shown as it is: it may look like markup, and must not work as such.
+            told = f"  round {number}: {trouble}"
+            self._console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 class FactLines:
@@ -62,7 +73,8 @@ class FactLines:
 
     def notice(self, fact: Fact) -> None:
         """Print it."""
-        print(fact_to_json(fact), flush=True)
+        sys.stdout.write(f"{fact_to_json(fact)}\n")
+        sys.stdout.flush()
 
 
 def figure_of(record: Mapping[str, Any], metric: str = "") -> str:
@@ -80,14 +92,10 @@ def round_line(record: Mapping[str, Any], figure: str, traffic: str) -> str:
     name = "local-only baseline" if record["purpose"] == "epilogue" else f"round {record['round'] + 1:>3}"
     if record["missed"]:
         return f"{name}: missed, {record['missed']}"
-    heard = (
-        len(record["survivors"])
-        if record["purpose"] == "train"
-        else sum(len(v["nodes"]) for v in record["evaluation"].values())
-    )
-    return "  ".join(
-        part for part in (name, f"{heard} nodes heard", figure, traffic, f"{record['wall_s']:.2f} s") if part
-    )
+    measured = sum(len(scope["nodes"]) for scope in record["evaluation"].values())
+    heard = len(record["survivors"]) if record["purpose"] == "train" else measured
+    parts = (name, f"{counted(heard, 'node')} heard", figure, traffic, f"{record['wall_s']:.2f} s")
+    return "  ".join(part for part in parts if part)
 
 
 def troubles(record: Mapping[str, Any]) -> Sequence[str]:
@@ -96,6 +104,16 @@ def troubles(record: Mapping[str, Any]) -> Sequence[str]:
         *(f"{drop['node']} {drop['kind']}: {drop['reason']}" for drop in record["dropped"]),
         *(f"{late['node']} late: {late['reason']}" for late in record["late"]),
     ]
+
+
+def counted(count: int, thing: str) -> str:
+    """So many of a thing, in words.
+
+    Example:
+      >>> counted(1, "node"), counted(2, "node")
+      ('1 node', '2 nodes')
+    """
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def readable_bytes(count: float) -> str:

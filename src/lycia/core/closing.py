@@ -22,6 +22,9 @@ _BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, an
 Kept = Callable[[str], Updates | Summed]
 """handle → what was kept under it: a block of one update, or a sum."""
 
+Columns = Callable[[slice], np.ndarray]
+"""columns → the float32 values of these coordinates."""
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -70,11 +73,10 @@ def close(run: Run, carried: Carried, current: Round, kept: Kept) -> Carried:
     divisor = plan.aggregator.divisor(weights)
     rows = _Rows(updates, lambda handle: _open(run, carried, current, kept(handle)))
     if plan.aggregator.shape == "coordinate":
-        mean = _reduce(plan, layout, rows, weights) if updates else np.zeros(layout.size("trained"), np.float32)
+        mean = _reduced(plan, rows, weights)
     else:
-        total = _undo(run, carried, current, _sum(run, current, rows))
-        mean = _mean(total, divisor)
-    trained, server = plan.server.step(carried.model.trained, mean, slots_of(carried, "server"))
+        mean = _mean(_undo(run, carried, current, _sum(run, current, rows)), divisor)
+    trained, server = _step(plan, carried, mean)
     combined = {extra.name: _combine(extra, rows) for extra in admission.extras(layout, plan)} if updates else {}
     statistics = carried.model.statistics
     if "statistics" in combined:
@@ -208,20 +210,34 @@ def _undo(run: Run, carried: Carried, current: Round, total: Total) -> Total:
     return total
 
 
-def _mean(total: Total, divisor: float) -> np.ndarray:
-    mean = np.zeros(len(total.values), np.float32)
-    if divisor > 0:
-        for block in _blocks(len(mean)):
-            mean[block] = total.grid.to_float(total.values[block]) / divisor
+def _mean(total: Total, divisor: float) -> Columns:
+    def mean(block: slice) -> np.ndarray:
+        if not divisor > 0:
+            return np.zeros(block.stop - block.start, np.float32)
+        return (total.grid.to_float(total.values[block]) / divisor).astype(np.float32)
+
     return mean
 
 
-def _reduce(plan: Plan, layout: Layout, rows: _Rows, weights: np.ndarray) -> np.ndarray:
-    size = layout.size("trained")
-    result = np.zeros(size, np.float32)
-    for block in _blocks(size):
-        result[block] = plan.aggregator.reduce(np.stack([item.delta[0, block] for _, item in rows.singles]), weights)
-    return result
+def _reduced(plan: Plan, rows: _Rows, weights: np.ndarray) -> Columns:
+    def reduced(block: slice) -> np.ndarray:
+        if not rows.singles:
+            return np.zeros(block.stop - block.start, np.float32)
+        return plan.aggregator.reduce(np.stack([item.delta[0, block] for _, item in rows.singles]), weights)
+
+    return reduced
+
+
+def _step(plan: Plan, carried: Carried, mean: Columns) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The server optimizer's step, block by block: a whole mean never has to stand beside a whole sum."""
+    params, slots = carried.model.trained, slots_of(carried, "server")
+    trained, moved = np.empty_like(params), {name: np.empty_like(slot) for name, slot in slots.items()}
+    for block in _blocks(len(params)):
+        now = {name: slot[block] for name, slot in slots.items()}
+        trained[block], after = plan.server.step(params[block], mean(block), now)
+        for name, slot in after.items():
+            moved[name][block] = slot
+    return trained, moved
 
 
 def _combine(extra: Extra, rows: _Rows) -> np.ndarray:

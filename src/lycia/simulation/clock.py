@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from lycia.core.keys import Key
+from lycia.errors import PlanError
 
 
 class VirtualClock:
@@ -34,6 +35,15 @@ class Pace:
     example_s: float = 1e-3
     link_bytes_s: float = 10e6
     spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.example_s < math.inf and self.link_bytes_s > 0 and 0 <= self.spread < math.inf):
+            raise PlanError(
+                f"Pace(example_s={self.example_s}, link_bytes_s={self.link_bytes_s}, spread={self.spread}) "
+                "is not possible.",
+                why="examples take no negative time, a link carries something, and a spread is a standard deviation.",
+                do="use, for example, Pace(example_s=1e-3, link_bytes_s=10e6, spread=0.5).",
+            )
 
     def seconds(self, seed: int, node: str, examples: float, payload_bytes: int) -> float:
         """How long `node` takes from being asked to having answered."""

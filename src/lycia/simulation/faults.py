@@ -1,8 +1,9 @@
 """What goes wrong in a simulation: by chance, seeded, or as a script says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from lycia.core.keys import Key
 from lycia.core.messages import TRAIN
@@ -28,12 +29,19 @@ class Faults:
     script: Mapping[tuple[int, str], Mishap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.dropout <= 1 and 0 <= self.stragglers <= 1 and self.straggler_factor >= 1):
+        if not (0 <= self.dropout <= 1 and 0 <= self.stragglers <= 1 and 1 <= self.straggler_factor < math.inf):
+            shares = f"dropout={self.dropout}, stragglers={self.stragglers}"
             raise PlanError(
-                f"Faults(dropout={self.dropout}, stragglers={self.stragglers}, straggler_factor={self.straggler_factor}) "
-                "is not possible.",
+                f"Faults({shares}, straggler_factor={self.straggler_factor}) is not possible.",
                 why="the first two are shares from 0 to 1, and a straggler takes at least as long as others.",
                 do="use, for example, Faults(dropout=0.1, stragglers=0.2, straggler_factor=5).",
+            )
+        unknown = [mishap for mishap in self.script.values() if mishap not in get_args(Mishap)]
+        if unknown:
+            raise PlanError(
+                f"the script of Faults says {unknown[0]!r}.",
+                why=f"what can happen to a node is: {', '.join(get_args(Mishap))}.",
+                do="use, for example, Faults(script={(0, 'node-1'): 'vanish'}); rounds count from 0 there.",
             )
 
     def mishap(self, seed: int, round_number: int, attempt: int, exchange: str, node: str) -> Mishap | None:

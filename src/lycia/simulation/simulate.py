@@ -10,23 +10,24 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lycia.core.keys import Key
 from lycia.core.events import Closed
+from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.plan import App
 from lycia.core.round import Run, first
 from lycia.data.population import as_population
-from lycia.errors import AppError
+from lycia.errors import AppError, PlanError
+from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import first_model, run_id, versions
 from lycia.runtime.ports import Observer, Resumed, Store
 from lycia.runtime.runner import Outcome, World, hold
 from lycia.simulation.clock import Pace, VirtualClock
 from lycia.simulation.faults import Faults
-from lycia.simulation.fleet import SimulatedFleet
+from lycia.simulation.fleet import EVALUATOR, SimulatedFleet
 from lycia.simulation.memory import MemoryStore
 from lycia.storage.carrying import model_digest
 from lycia.storage.facts import StoredRun, facts_of
-from lycia.storage.run_folder import RunFolder, read_facts
+from lycia.storage.run_folder import RunFolder, read_facts, read_model
 
 T = TypeVar("T")
 
@@ -101,18 +102,33 @@ def simulate(
       until_round: stop when so many rounds are done; the run can be resumed from its directory.
       observers: told of every step.
     Raises:
-      AppError: if the app has no population.
+      AppError: if the app has no population, or a node in it that is called as its evaluator.
+      PlanError: if `rounds` is not a number of rounds, or if the script of `faults` names nodes that are not there.
       NotFound, TensorFileError, LayoutError: if `start` is not a checkpoint of this app's model.
       StorageError: if the directory holds another run.
     """
     if rounds is not None or seed is not None:
-        plan = replace(app.plan, rounds=rounds or app.plan.rounds, seed=app.plan.seed if seed is None else seed)
+        rounds, seed = app.plan.rounds if rounds is None else rounds, app.plan.seed if seed is None else seed
+        plan = replace(app.plan, rounds=rounds, seed=seed)
         app = replace(app, plan=plan)
     if app.population is None:
         raise AppError(
             f"the app {app.name!r} has no population.",
             why="a simulation needs the data of its simulated nodes.",
             do="pass App(population={'north': NodeData(…), …}), or run it on real nodes with `lycia join`.",
+        )
+    if app.evaluator is not None and EVALUATOR in as_population(app.population):
+        raise AppError(
+            f"a node of the app {app.name!r} is called {EVALUATOR!r}.",
+            why="the app has an evaluator, which goes by that name in a simulation.",
+            do="give the node another name.",
+        )
+    strangers = {node for _, node in (faults or Faults()).script} - {*as_population(app.population), EVALUATOR}
+    if strangers:
+        raise PlanError(
+            f"the script of Faults names {', '.join(sorted(strangers))}.",
+            why="there is no such node in the app's population, so nothing would happen.",
+            do="name nodes of the population.",
         )
     return _finish(_simulate(app, directory, faults or Faults(), pace or Pace(), start, until_round, observers))
 
@@ -123,13 +139,15 @@ async def _simulate(
 ) -> Result:  # fmt: skip
     layout, model = first_model(app, start)
     path = None if directory is None else Path(directory)
-    run = Run(_known_id(path) or run_id(app.name), app.plan, layout)
+    run = Run(_known_id(path) or run_id(run_name(app.name)), app.plan, layout)
     began_s = time.time()
     folder = RunFolder(path, run, app=app.name, versions=versions(), started_s=began_s) if path else None
     memory = MemoryStore()
     store: Store = _FromItsBeginning(folder) if folder else memory
     clock = VirtualClock()
     begun = await store.resume()
+    if path and begun:
+        _, model = read_model(path, 0)  # what it began with, whatever is given now
     if folder and begun:
         clock.move_to(_latest_s(folder.facts()["records"], begun))
     fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace, path and path / "nodes")
@@ -191,5 +209,21 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    inside = asyncio.new_event_loop()
+    task = inside.create_task(work)
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        done = pool.submit(_run_to_end, inside, task)
+        try:
+            return done.result()
+        except BaseException:  # such as the interrupt of a notebook's cell, which reaches only this thread
+            if not done.done():
+                inside.call_soon_threadsafe(task.cancel)
+            raise
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") -> T:
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()

@@ -71,7 +71,7 @@ class NodeState:
         place = (ask.round, ask.attempt, ask.task)
         if ask.round != self.round:
             return NodeState(*place, self.now, self.now, self.now)
-        if ask.attempt != self.attempt:
+        if ask.attempt != self.attempt or ask.task < self.task:  # the round is held again from its beginning
             return NodeState(*place, self.start, self.start, self.start)
         if ask.task != self.task:
             return NodeState(*place, self.start, self.now, self.now)

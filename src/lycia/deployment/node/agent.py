@@ -110,7 +110,8 @@ class TrainerProcess:
     def stop(self) -> None:
         """End it."""
         if self._process is not None and self._process.poll() is None:
-            _pipe(self._process.stdin).close()
+            with suppress(OSError):
+                _pipe(self._process.stdin).close()
             try:
                 self._process.wait(3)
             except subprocess.TimeoutExpired:
@@ -181,7 +182,8 @@ class Agent:
             except NotFound as error:
                 refused = error.what
         if refused:
-            NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
+            if self._memory(message).exists():
+                NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
             self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ class Worker:
             reply, memory = work(self._app.trainer, plan, layout, ask, node)
         if os.getppid() != self._agent:  # it was killed, and another one may be at the same task with another trainer
             sys.exit(1)
-        if changes:
+        if changes and (memory or job.memory.exists()):  # most nodes have nothing to remember
             state.worked(ask, memory).keep(job.memory)
         if isinstance(reply, Updates):
             with in_words(job.update):
