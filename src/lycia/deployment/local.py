@@ -64,8 +64,12 @@ class Federation:
     def add_node(self, name: str, data: str, role: str = "node") -> None:
         """Invite a node and start its process."""
         said = self.client.post("/v1/invitations", InviteMessage(name=name, role=role))
-        home = str(self.home / "nodes" / name)
-        self._joins[name] = ["join", said["invitation"], "--app", str(self._app_file), "--data", data, "--home", home]
+        self.join(name, said["invitation"], data, self.home / "nodes" / name)
+
+    def join(self, name: str, invitation: str, data: str, home: Path) -> None:
+        """Start a node's process with an invitation that it has."""
+        app = str(self._app_file)
+        self._joins[name] = ["join", invitation, "--app", app, "--data", data, "--home", str(home)]
         self.restart(name)
 
     def restart(self, name: str) -> None:
