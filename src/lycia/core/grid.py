@@ -44,18 +44,20 @@ class Grid:
 
         Shapes: any; returns int64 of the same shape.
         """
-        scaled = np.asarray(np.ldexp(np.asarray(values, dtype=np.float64), -self.exponent))
-        np.rint(scaled, out=scaled)
-        return scaled.astype(np.int64)
+        scaled = np.asarray(values, dtype=np.float64) * 2.0**-self.exponent
+        return np.asarray(np.rint(scaled)).astype(np.int64)
 
     def total(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The sum of weight × row on the grid; each term is rounded once, so sums of parts are parts of the sum.
 
         Shapes: rows (nodes, columns) float32, weights (nodes,); returns (columns,) int64.
         """
-        total = np.zeros(rows.shape[1], np.int64)
+        total, scaled = np.zeros(rows.shape[1], np.int64), np.empty(rows.shape[1])
         for row, weight in zip(rows, weights, strict=True):
-            total += self.to_grid(row.astype(np.float64) * weight)
+            # One multiplication: scaling by a power of two is exact, so it may be done to the weight beforehand.
+            np.multiply(row, float(weight) * 2.0**-self.exponent, out=scaled, dtype=np.float64)
+            np.rint(scaled, out=scaled)
+            total += scaled.astype(np.int64)
         return total
 
     def to_float(self, total: np.ndarray | np.int64) -> np.ndarray:
@@ -63,4 +65,4 @@ class Grid:
 
         Shapes: any; returns the same.
         """
-        return np.asarray(np.ldexp(np.asarray(total).astype(np.float64), self.exponent))
+        return np.asarray(np.asarray(total).astype(np.float64) * 2.0**self.exponent)
