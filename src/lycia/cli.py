@@ -1,14 +1,19 @@
 """The command line. Each command is a few lines over a room that does the work, imported when it is called."""
 
 import json
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lycia import config
@@ -37,18 +42,19 @@ AppFile = Annotated[Path, typer.Argument(help="A Python file that defines `app =
 
 
 def main() -> None:
-    """The entry point: errors of ours are told in three lines, not as tracebacks."""
+    """The entry point: errors of ours, and of files, are told in three lines, not as tracebacks."""
     try:
         app()
     except LyciaError as error:
-        if "--json" in sys.argv:
-            _print_json({"error": {"kind": type(error).__name__, "what": error.what, "why": error.why, "do": error.do}})
-        else:
-            err.print(
-                f"[bold red]error[/]: {_safe(error.what)}\n  why: {_safe(error.why)}\n  do:  {_safe(error.do)}",
-                soft_wrap=True,
-            )
-        sys.exit(1)
+        _fail(error, 1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        told = LyciaError(
+            f"{place}{error.strerror or error}.",
+            why="the system refused to read or write there.",
+            do="check the path, its permissions, and the room on its disk.",
+        )
+        _fail(told, 1)
 
 
 # ----------------------------------------------------------------------------------------------- try it on this machine
@@ -97,28 +103,30 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Train an app over its simulated population, in this process."""
-    from lycia.runtime.apps import load_app
+    from lycia.runtime.apps import load_app, run_name
     from lycia.runtime.beginning import run_id
     from lycia.simulation import Faults, Pace
     from lycia.simulation import simulate as simulate_app
     from lycia.terminal import RunProgress
 
     loaded = load_app(app_file)
-    folder = directory or config.simulated_runs() / run_id(loaded.name)
-    result = simulate_app(
-        loaded, directory=folder, rounds=rounds, seed=seed, faults=Faults(dropout=dropout, stragglers=stragglers),
-        pace=Pace(spread=spread), start=start_from,
-        observers=(RunProgress(err if as_json else out),),
-    )  # fmt: skip
+    folder = directory or config.simulated_runs() / run_id(run_name(loaded.name))
+    faults, pace = Faults(dropout=dropout, stragglers=stragglers), Pace(spread=spread)
+    kept = _interrupted(f"the run is kept in {folder}", _again(folder))
+    with kept, RunProgress(err if as_json else out) as progress:
+        result = simulate_app(
+            loaded, directory=folder, rounds=rounds, seed=seed, faults=faults, pace=pace, start=start_from,
+            observers=(progress,),
+        )  # fmt: skip
     report = _write_report(result.facts, folder)
     result.save(folder / "model.safetensors")
     if as_json:
         _print_json(_summary(result.facts, report) | {"model": str(folder / "model.safetensors")})
     else:
-        out.print(f"report: {report}\nmodel:  {folder / 'model.safetensors'}", soft_wrap=True)
+        out.print(f"report: {report}\nmodel:  {folder / 'model.safetensors'}", markup=False, soft_wrap=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ coordinator
+# ---------------------------------------------------------------------------------------------------------- coordinator
 
 
 @app.command()
@@ -128,7 +136,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = config.DEFAULT_PORT,
     url: Annotated[str, typer.Option(help="How nodes reach it, if not by host and port.")] = "",
     silence: Annotated[
-        float, typer.Option(min=0.5, help="Seconds without a sign of life until a node counts as vanished.")
+        float,
+        typer.Option(
+            min=3, help="Seconds without a sign of life, of which nodes give one every two, until one is lost."
+        ),
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -136,6 +147,7 @@ def serve(
     _need("server", "uvicorn", "starlette", "sqlalchemy")
     from lycia.deployment.coordinator.server import Settings
     from lycia.deployment.coordinator.server import serve as serve_coordinator
+    from lycia.deployment.wire import InviteMessage
 
     folder = home or config.coordinator_home()
 
@@ -143,11 +155,11 @@ def serve(
         if as_json:
             _print_json({"url": reached, "home": str(folder)})
         else:
-            out.print(
-                f"serving at [bold]{reached}[/], kept in {folder}\ninvite nodes with: lycia invite NAME", soft_wrap=True
-            )
+            told = f"serving at [bold]{reached}[/], kept in {escape(str(folder))}; Ctrl-C ends it"
+            out.print(f"{told}\ninvite nodes with: lycia invite NAME", soft_wrap=True)
 
-    serve_coordinator(Settings(folder, host, port, url, silence), ready)
+    reached_by = _checked(InviteMessage, name="anybody", url=url or None).url or ""
+    serve_coordinator(Settings(folder, host, port, reached_by.rstrip("/"), silence), ready)
 
 
 @app.command()
@@ -166,9 +178,8 @@ def invite(
     """Make a one-time invitation for a node. It carries the coordinator's certificate pin: hand it over in private."""
     from lycia.deployment.wire import InviteMessage
 
-    said = _operator(home, on).post(
-        "/v1/invitations", _checked(InviteMessage, name=name, role=role, valid_s=days * 86400, url=url)
-    )
+    message = _checked(InviteMessage, name=name, role=role, valid_s=days * 86400, url=url)
+    said = _operator(home, on).post("/v1/invitations", message)
     if as_json:
         _print_json(said)
     else:
@@ -183,22 +194,22 @@ def join(
     home: Annotated[
         Path | None, typer.Option(help="The node's folder.  [default: $LYCIA_HOME/nodes/NAME]", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Enrol this machine as a node and serve until interrupted. Joining again with the same folder goes on as before."""
+    """Enrol this machine as a node, and serve until interrupted. Joining again with the same folder goes on."""
     from lycia.deployment.identity import Invitation
     from lycia.deployment.node.agent import join as join_federation
     from lycia.runtime.beginning import versions
 
     known = Invitation.from_text(invitation)
-    folder = home or config.node_home(known.name)
-    join_federation(
-        known,
-        app_file,
-        data,
-        folder,
-        versions(),
-        lambda text: err.print(f"{known.name}: {text}", markup=False, soft_wrap=True),
-    )
+
+    def note(text: str) -> None:
+        if as_json:
+            _print_json({"node": known.name, "says": text})
+        else:
+            err.print(f"{known.name}: {text}", markup=False, soft_wrap=True)
+
+    join_federation(known, app_file, data, home or config.node_home(known.name), versions(), note)
 
 
 @app.command()
@@ -209,10 +220,8 @@ def nodes(home: Home = None, on: On = None, as_json: AsJson = False) -> None:
         return _print_json(said)
     table = _table("name", "role", "state", "there", "examples", "key")
     for node in said["nodes"]:
-        there, examples = (
-            "yes" if node["there"] else "no",
-            "" if node["examples"] is None else f"{node['examples']:.0f}",
-        )
+        there = "" if node["role"] == "operator" else "yes" if node["there"] else "no"
+        examples = "" if node["examples"] is None else f"{node['examples']:.0f}"
         table.add_row(node["name"], node["role"], node["state"], there, examples, node["public_key"][:16] + "…")
     return out.print(table)
 
@@ -222,14 +231,14 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The node.")], home: Home = None, on: On = None, as_json: AsJson = False
 ) -> None:
     """Let a node in no more, from its next call on."""
-    _operator(home, on).post(f"/v1/nodes/{name}/revoke")
+    _operator(home, on).post(f"/v1/nodes/{quote(name, safe='')}/revoke")
     if as_json:
         _print_json({"revoked": name})
     else:
-        out.print(f"{name} is revoked", markup=False)
+        out.print(f"{name} is revoked: from now on its calls are refused", markup=False)
 
 
-# ------------------------------------------------------------------------------------------------------------------- runs
+# ----------------------------------------------------------------------------------------------------------------- runs
 
 
 @app.command()
@@ -259,6 +268,9 @@ def start(
         return _print_json({"run": run})
     if not as_json:
         out.print(f"started [bold]{run}[/]")
+        there = sum(node["there"] and node["role"] == "node" for node in client.get("/v1/nodes")["nodes"])
+        if there < loaded.plan.rules.least_nodes:
+            out.print(f"it waits for nodes: {loaded.plan.rules.least_nodes} are needed, and {there} there")
     return _follow(client, run, as_json) if follow else None
 
 
@@ -270,13 +282,8 @@ def runs(home: Home = None, on: On = None, as_json: AsJson = False) -> None:
         return _print_json(said)
     table = _table("run", "app", "state", "started", "why")
     for run in said["runs"]:
-        table.add_row(
-            run["id"],
-            run["app"],
-            run["state"],
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run["created_s"])),
-            run["reason"],
-        )
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["created_s"]))
+        table.add_row(run["id"], escape(run["app"]), run["state"], started, escape(run["reason"]))
     return out.print(table)
 
 
@@ -291,22 +298,24 @@ def model(
     run: RunName,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the safetensors file.")],
     round_number: Annotated[
-        int | None, typer.Option("--round", help="After so many rounds; 0 is the first model.", show_default=False)
+        int | None,
+        typer.Option("--round", min=0, help="After so many rounds; 0 is the first model.", show_default=False),
     ] = None,
     home: Home = None,
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a run's model: a safetensors file, which `lycia.load_model` puts back into an estimator."""
-    folder = _simulated(run)
+    from lycia.deployment.operator import run_door
+
+    folder = _simulated(run) if home is None and on is None else None
     if folder is not None:
         from lycia.storage.run_folder import model_file
 
         output.write_bytes(b"".join(model_file(folder, round_number)))
     else:
-        _operator(home, on).download_to(
-            f"/v1/runs/{run}/model", output, {} if round_number is None else {"round": str(round_number)}
-        )
+        chosen = {} if round_number is None else {"round": str(round_number)}
+        _operator(home, on).download_to(run_door(run, "model"), output, chosen)
     if as_json:
         _print_json({"model": str(output), "bytes": output.stat().st_size})
     else:
@@ -318,22 +327,22 @@ def report(
     run: RunName,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", help="The folder to write into.  [default: the current one]", show_default=False
-        ),
+        typer.Option("-o", "--output", help="The folder to write into.  [default: RUN-report]", show_default=False),
     ] = None,
     home: Home = None,
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write what happened in a run: one HTML page that works offline, the same as JSON, and the metrics as JSON lines."""
-    folder = _simulated(run)
+    """Write what happened in a run: an HTML page that works offline, the same as JSON, and metrics as JSON lines."""
+    from lycia.deployment.operator import run_door
+
+    folder = _simulated(run) if home is None and on is None else None
     if folder is not None:
         from lycia.storage.run_folder import read_facts
 
         facts = read_facts(folder)
     else:
-        facts = _operator(home, on).get(f"/v1/runs/{run}")
+        facts = _operator(home, on).get(run_door(run))
     written = _write_report(facts, output or Path.cwd() / f"{facts['id']}-report")
     if as_json:
         _print_json(_summary(facts, written))
@@ -341,7 +350,7 @@ def report(
         out.print(f"report: {written}", markup=False, soft_wrap=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- in common
+# ------------------------------------------------------------------------------------------------------------ in common
 
 
 def _operator(home: Path | None, on: str | None) -> "Client":
@@ -361,7 +370,8 @@ def _checked(kind: Any, **values: Any) -> Any:
     except ValidationError as error:
         raise AccessError(
             f"that cannot be asked of a coordinator: {first_complaint(error)}.",
-            why="names of nodes are letters, digits, dots, dashes and underlines, at most 63 of them.",
+            why="a node's name is at most 63 letters, digits, dots, dashes and underlines, a letter or digit first; "
+            "a URL is https:// with a host and, if need be, a port.",
             do="correct the value.",
         ) from None
 
@@ -370,7 +380,32 @@ def _follow(client: "Client", run: str, as_json: bool) -> None:
     from lycia.deployment.operator import follow
     from lycia.terminal import FactLines, RunProgress
 
-    follow(client, run, [FactLines() if as_json else RunProgress(out)])
+    with _interrupted("the run goes on without a watcher", f"lycia watch {run}"), RunProgress(out) as progress:
+        follow(client, run, [FactLines() if as_json else progress])
+
+
+@contextmanager
+def _interrupted(what: str, do: str) -> Iterator[None]:
+    """Tell whoever interrupts what is going on, and how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(LyciaError(f"interrupted; {what}.", why="a Ctrl-C, or a signal, ended this command.", do=do), 130)
+
+
+def _again(folder: Path) -> str:
+    """This very command, going on in `folder`."""
+    rest = sys.argv[1:] if "--directory" in sys.argv else [*sys.argv[1:], "--directory", str(folder)]
+    return f"go on with: {shlex.join(['lycia', *rest])}"
+
+
+def _fail(error: LyciaError, status: int) -> NoReturn:
+    if "--json" in sys.argv:
+        _print_json({"error": {"kind": type(error).__name__, "what": error.what, "why": error.why, "do": error.do}})
+    else:
+        told = f"{escape(error.what)}\n  why: {escape(error.why)}\n  do:  {escape(error.do)}"
+        err.print(f"[bold red]error[/]: {told}", soft_wrap=True)
+    sys.exit(status)
 
 
 def _need(extra: str, *packages: str) -> None:
@@ -384,12 +419,13 @@ def _need(extra: str, *packages: str) -> None:
 
 
 def _simulated(run: str) -> Path | None:
-    """The folder of a simulated run, if the name is one's: a path, an id, a beginning of one, or 'latest' where no coordinator is."""
+    """The folder of a simulated run: named by path, id, a beginning of it, or 'latest' where no coordinator is."""
     if (Path(run) / "run.json").exists():
         return Path(run)
     folders = [path for path in config.simulated_runs().glob("*") if (path / "run.json").exists()]
-    if run == "latest" and not (config.coordinator_home() / "operator.json").exists():
-        return max(folders, key=lambda path: path.stat().st_mtime, default=None)
+    if run == "latest":
+        is_served = (config.coordinator_home() / "operator.json").exists()
+        return None if is_served else max(folders, key=lambda path: path.stat().st_mtime, default=None)
     matches = [path for path in folders if path.name == run] or [path for path in folders if path.name.startswith(run)]
     if len(matches) > 1:
         raise NotFound(
@@ -413,7 +449,8 @@ def _summary(facts: Any, report_path: Path) -> dict[str, Any]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value), flush=True)
+    sys.stdout.write(f"{json.dumps(value)}\n")
+    sys.stdout.flush()
 
 
 def _table(*columns: str) -> Table:
@@ -421,10 +458,6 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _safe(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

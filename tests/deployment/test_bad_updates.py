@@ -37,7 +37,7 @@ BAD: dict[str, tuple[Forge, str]] = {
     "heavy": (lambda draft: draft.file(weight=1e18), "above the cap"),
     "weightless": (lambda draft: draft.file(weight=np.nan), "weight of nan"),
     "unsaid": (lambda draft: tensorfile.to_bytes({"other": Tensor.of(draft.delta)}, {}), "does not say"),
-    "garbage": (lambda draft: b"these are not tensors at all", "not a sound safetensors file"),
+    "garbage": (lambda _: b"these are not tensors at all", "not a sound safetensors file"),
     "cut-off": (lambda draft: draft.file()[:-5], "not a sound safetensors file"),
     "replayed": (_replayed, "was made for"),
 }

@@ -1,7 +1,7 @@
 """The end of a round: many updates become one, and one becomes the next model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from lycia.core import admission
 from lycia.core.events import Heard
-from lycia.core.grid import Grid
+from lycia.core.grid import Grid, Room
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN, Summed, Updates
 from lycia.core.parts import Extra, Total
-from lycia.core.plan import Buffered, Plan
+from lycia.core.plan import Buffered
 from lycia.core.round import MEASURING, Carried, Round, Run, arrive, grid_of, missed, slots_of, still_training, view
 
 _LARGEST_FIGURE = 1e200  # a metric up to here can be multiplied by a weight and added up
@@ -21,9 +21,6 @@ _BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, an
 
 Kept = Callable[[str], Updates | Summed]
 """handle → what was kept under it: a block of one update, or a sum."""
-
-Columns = Callable[[slice], np.ndarray]
-"""columns → the float32 values of these coordinates."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,7 @@ def close(run: Run, carried: Carried, current: Round, kept: Kept) -> Carried:
     weights = np.array([update.weight for update in updates])
     divisor = plan.aggregator.divisor(weights)
     rows = _Rows(updates, lambda handle: _open(run, carried, current, kept(handle)))
-    if plan.aggregator.shape == "coordinate":
-        mean = _reduced(plan, rows, weights)
-    else:
-        mean = _mean(_undo(run, carried, current, _sum(run, current, rows)), divisor)
-    trained, server = _step(plan, carried, mean)
+    trained, server = _step(run, carried, _means(run, carried, current, rows, weights, divisor))
     combined = {extra.name: _combine(extra, rows) for extra in admission.extras(layout, plan)} if updates else {}
     statistics = carried.model.statistics
     if "statistics" in combined:
@@ -185,59 +178,77 @@ def _open(run: Run, carried: Carried, current: Round, item: Updates | Summed) ->
     return arrive(run, carried, current, item) if isinstance(item, Updates) else item
 
 
-def _sum(run: Run, current: Round, rows: _Rows) -> Total:
+def _step(
+    run: Run, carried: Carried, means: Iterator[tuple[slice, np.ndarray]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The server's step, block by block: it works coordinate by coordinate, so no whole mean need ever be there."""
+    slots = slots_of(carried, "server")
+    trained, moved = np.empty_like(carried.model.trained), {name: np.empty_like(array) for name, array in slots.items()}
+    for block, mean in means:
+        own = {name: array[block] for name, array in slots.items()}
+        trained[block], stepped = run.plan.server.step(carried.model.trained[block], mean, own)
+        for name, array in stepped.items():
+            moved[name][block] = array
+    return trained, moved
+
+
+def _means(
+    run: Run, carried: Carried, current: Round, rows: _Rows, weights: np.ndarray, divisor: float
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The mean update in column blocks, as float32."""
+    plan, size, grid = run.plan, run.layout.size("trained"), _grid(run, current, rows)
+    whole = (
+        _undo(run, carried, current, _total(run, grid, rows))
+        if plan.stages and plan.aggregator.shape == "sum"
+        else None
+    )
+    room = Room(_BLOCK)
+    for block in _blocks(size):
+        mean = np.zeros(block.stop - block.start, np.float32)
+        if plan.aggregator.shape == "coordinate":
+            if rows.updates:
+                mean[:] = plan.aggregator.reduce(np.stack([item.delta[0, block] for _, item in rows.singles]), weights)
+        elif divisor > 0:
+            values, on = (whole.values[block], whole.grid) if whole else (_sum(grid, rows, block, room), grid)
+            mean[:] = on.to_float(values) / divisor
+        yield block, mean
+
+
+def _grid(run: Run, current: Round, rows: _Rows) -> Grid:
+    return grid_of(run, current) or Grid.covering(math.fsum(update.weight * update.norm for update in rows.updates))
+
+
+def _sum(grid: Grid, rows: _Rows, block: slice, room: Room) -> np.ndarray:
+    values = np.zeros(block.stop - block.start, np.int64)
+    for update, item in rows.singles:
+        grid.add(values, item.delta[0, block], update.weight, room)
+    for partial in rows.sums:
+        values += partial.total[block]
+    return values
+
+
+def _total(run: Run, grid: Grid, rows: _Rows) -> Total:
+    """The whole sum, for the stages that undo their work on it."""
     size, masking = run.layout.size("trained"), run.plan.masking
-    weights = [update.weight for update in rows.updates]
-    survivors = tuple(update.node for update in rows.updates)
-    grid = grid_of(run, current) or Grid.covering(math.fsum(update.weight * update.norm for update in rows.updates))
+    weight, survivors = (
+        math.fsum(update.weight for update in rows.updates),
+        tuple(update.node for update in rows.updates),
+    )
     if masking and masking.words:
         words = np.zeros(size, masking.words)
         for _, item in rows.singles:
             words += item.delta[0]  # unsigned: wraps, as masks are meant to
-        return Total(words, grid, math.fsum(weights), survivors)
-    values = np.zeros(size, np.int64)
+        return Total(words, grid, weight, survivors)
+    values, room = np.empty(size, np.int64), Room(_BLOCK)
     for block in _blocks(size):
-        for update, item in rows.singles:
-            values[block] += grid.total(item.delta[:, block], np.array([update.weight]))
-    for partial in rows.sums:
-        values += partial.total
-    return Total(values, grid, math.fsum(weights), survivors)
+        values[block] = _sum(grid, rows, block, room)
+    return Total(values, grid, weight, survivors)
 
 
 def _undo(run: Run, carried: Carried, current: Round, total: Total) -> Total:
     for index, stage in reversed(list(enumerate(run.plan.stages, start=len(run.plan.parts) - len(run.plan.stages)))):
         total = stage.on_sum(total, view(run, carried, current, index))
     return total
-
-
-def _mean(total: Total, divisor: float) -> Columns:
-    def mean(block: slice) -> np.ndarray:
-        if not divisor > 0:
-            return np.zeros(block.stop - block.start, np.float32)
-        return (total.grid.to_float(total.values[block]) / divisor).astype(np.float32)
-
-    return mean
-
-
-def _reduced(plan: Plan, rows: _Rows, weights: np.ndarray) -> Columns:
-    def reduced(block: slice) -> np.ndarray:
-        if not rows.singles:
-            return np.zeros(block.stop - block.start, np.float32)
-        return plan.aggregator.reduce(np.stack([item.delta[0, block] for _, item in rows.singles]), weights)
-
-    return reduced
-
-
-def _step(plan: Plan, carried: Carried, mean: Columns) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The server optimizer's step, block by block: a whole mean never has to stand beside a whole sum."""
-    params, slots = carried.model.trained, slots_of(carried, "server")
-    trained, moved = np.empty_like(params), {name: np.empty_like(slot) for name, slot in slots.items()}
-    for block in _blocks(len(params)):
-        now = {name: slot[block] for name, slot in slots.items()}
-        trained[block], after = plan.server.step(params[block], mean(block), now)
-        for name, slot in after.items():
-            moved[name][block] = slot
-    return trained, moved
 
 
 def _combine(extra: Extra, rows: _Rows) -> np.ndarray:

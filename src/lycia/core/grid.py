@@ -52,13 +52,22 @@ class Grid:
 
         Shapes: rows (nodes, columns) float32, weights (nodes,); returns (columns,) int64.
         """
-        total, scaled = np.zeros(rows.shape[1], np.int64), np.empty(rows.shape[1])
+        total, room = np.zeros(rows.shape[1], np.int64), Room(rows.shape[1])
         for row, weight in zip(rows, weights, strict=True):
-            # One multiplication: scaling by a power of two is exact, so it may be done to the weight beforehand.
-            np.multiply(row, float(weight) * 2.0**-self.exponent, out=scaled, dtype=np.float64)
-            np.rint(scaled, out=scaled)
-            total += scaled.astype(np.int64)
+            self.add(total, row, float(weight), room)
         return total
+
+    def add(self, total: np.ndarray, row: np.ndarray, weight: float, room: "Room") -> None:
+        """Add weight × row to `total`, in place; the term is rounded once.
+
+        Shapes: total (columns,) int64, row (columns,) float32; `room` has space for so many columns.
+        """
+        scaled, whole = room.of(len(row))
+        # One multiplication: scaling by a power of two is exact, so it may be done to the weight beforehand.
+        np.multiply(row, weight * 2.0**-self.exponent, out=scaled, dtype=np.float64)
+        np.rint(scaled, out=scaled)
+        np.copyto(whole, scaled, casting="unsafe")
+        np.add(total, whole, out=total)
 
     def to_float(self, total: np.ndarray | np.int64) -> np.ndarray:
         """The grid values as float64, rounded once.
@@ -66,3 +75,14 @@ class Grid:
         Shapes: any; returns the same.
         """
         return np.asarray(np.asarray(total).astype(np.float64) * 2.0**self.exponent)
+
+
+class Room:
+    """Scratch space for adding rows of up to `columns`: fresh memory for every row costs more than the arithmetic."""
+
+    def __init__(self, columns: int) -> None:
+        self._scaled, self._whole = np.empty(columns), np.empty(columns, np.int64)
+
+    def of(self, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """(columns,) float64 and (columns,) int64, with whatever is in them."""
+        return self._scaled[:columns], self._whole[:columns]

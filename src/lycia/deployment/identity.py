@@ -201,7 +201,7 @@ class Invitation:
             if not all(isinstance(value, str) for value in asdict(invitation).values()):
                 raise ValueError("a field of it is not text")
             patterns = (("name", NODE_NAME), ("url", COORDINATOR_URL), ("pin", _PIN))
-            wrong = [name for name, pattern in patterns if not re.match(pattern, getattr(invitation, name))]
+            wrong = [name for name, pattern in patterns if not re.fullmatch(pattern, getattr(invitation, name))]
             if wrong:
                 raise ValueError(f"its {wrong[0]} is not one")
         except (ValueError, TypeError, RecursionError) as error:

@@ -22,6 +22,7 @@ from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
 
 PROTOCOL = 1
 _UPDATE = "lycia.update"
+_RUN = "lycia.run"
 _EXTRA = "extra:"
 _MASKED = "masked"
 _LARGEST_NAME = 200
@@ -53,7 +54,7 @@ class AskMessage(_Message):
     each: str | None
     inline: dict[str, str] = Field(default_factory=dict)
     norm_bound: float | None
-    grid: int | None
+    grid: int | None = Field(ge=-1000, le=1023)
     weight_cap: float
     deadline_s: float
 
@@ -157,14 +158,17 @@ def base_file(layout: Layout, model: Model) -> Iterator[bytes | memoryview] | No
     return tensorfile.write(tensors, {}) if tensors else None
 
 
-def model_file(layout: Layout, model: Model) -> Iterator[bytes | memoryview]:
-    """The pieces of the file that a model travels in: the segments that change from round to round."""
-    return tensorfile.write(layout.tensors(model, ("trained", "statistics")), {})
+def model_file(layout: Layout, model: Model, run: str) -> Iterator[bytes | memoryview]:
+    """The pieces of the file that a model travels in: the segments that change from round to round.
+
+    The file is one run's own, so that another run with an equal model never needs it.
+    """
+    return tensorfile.write(layout.tensors(model, ("trained", "statistics")), {_RUN: run})
 
 
-def told_file(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The pieces of the file that holds what parts tell the nodes."""
-    return tensorfile.write({name: Tensor.of(array) for name, array in arrays.items()}, {})
+def told_file(arrays: Mapping[str, np.ndarray], run: str) -> Iterator[bytes | memoryview]:
+    """The pieces of the file, the run's own, that holds what parts tell the nodes."""
+    return tensorfile.write({name: Tensor.of(array) for name, array in arrays.items()}, {_RUN: run})
 
 
 def encode_ask(ask: Ask, layout: Layout, shared: Shared, node: str) -> AskMessage:

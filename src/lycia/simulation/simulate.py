@@ -139,7 +139,7 @@ async def _simulate(
 ) -> Result:  # fmt: skip
     layout, model = first_model(app, start)
     path = None if directory is None else Path(directory)
-    run = Run(_known_id(path) or run_id(run_name(app.name)), app.plan, layout)
+    run = Run(_known_id(path) or _new_id(app, path), app.plan, layout)
     began_s = time.time()
     folder = RunFolder(path, run, app=app.name, versions=versions(), started_s=began_s) if path else None
     memory = MemoryStore()
@@ -178,6 +178,12 @@ class _FromItsBeginning:
         if found is None or any(isinstance(event, Closed) for event in found.events):
             return found
         return Resumed(found.carried)
+
+
+def _new_id(app: App, path: Path | None) -> str:
+    """A name of its own; the folder's, where that is made of the app's name, so that a run is found by either."""
+    name = run_name(app.name)
+    return path.name if path is not None and path.name.startswith(f"{name}-") else run_id(name)
 
 
 def _known_id(path: Path | None) -> str | None:

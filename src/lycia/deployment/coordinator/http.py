@@ -55,7 +55,7 @@ class Doors:
     def app(self) -> Starlette:
         """The ASGI application."""
         member: tuple[Role, ...] = ("node", "evaluator")
-        return Starlette(
+        app = Starlette(
             routes=[
                 _route("GET", "/v1/meta", self.meta),
                 _route("POST", "/v1/enrol", self.enrol),
@@ -78,6 +78,8 @@ class Doors:
             ],
             exception_handlers={404: _no_door, 405: _no_door, Exception: _bug},
         )
+        app.router.redirect_slashes = False  # a caller who is sent elsewhere would not sign in there
+        return app
 
     def only(self, door: Callable[[Request, Caller], Awaitable[Response]], *roles: Role) -> Door:
         """A door for callers of these roles."""

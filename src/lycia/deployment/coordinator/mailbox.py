@@ -148,9 +148,12 @@ class Mailbox:
         return await waiting
 
     def dismiss(self) -> None:
-        """The run is over, or pauses: nobody waits here any more."""
+        """The run is over, or pauses: nobody waits here any more, and what was sent is not needed."""
         self._open.clear()
         self._listening.set()
+        for kind in ("model", "told"):
+            for digest in self._made.pop(kind, {}).values():
+                self._outgoing.remove(digest)
         for waiting in self._unanswered():
             waiting.set_result("the run is over")
 
@@ -181,8 +184,8 @@ class Mailbox:
             base = self._made_once("base", "", pieces) if pieces else None
             # The baseline begins with the first model, whatever the round.
             version = f"{ask.round}, {ask.exchange == BASELINE}"
-            model = self._made_once("model", version, wire.model_file(layout, ask.model))
-        told = self._made_once("told", str(ask.task), wire.told_file(ask.told)) if ask.told else None
+            model = self._made_once("model", version, wire.model_file(layout, ask.model, ask.run))
+        told = self._made_once("told", str(ask.task), wire.told_file(ask.told, ask.run)) if ask.told else None
         inline = {}
         for digest in filter(None, (model, told)):
             if self._outgoing.size(digest) <= _INLINE:

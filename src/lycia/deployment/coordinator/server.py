@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import secrets
+import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -62,6 +63,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
     url = settings.url or f"https://{_reached_as(settings.host)}:{listener.getsockname()[1]}"
     certificate, key = _certificate(home, settings.host)
     database = Database(sqlite_url(home / "lycia.db"))
+    shutil.rmtree(home / "outgoing", ignore_errors=True)  # made for asks of another process; it is made again
     blobs, outgoing = BlobFolder(home / "blobs"), BlobFolder(home / "outgoing", fsync=False)
     pem = certificate.read_text()
     service = Service(
@@ -85,6 +87,9 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
     server = _Server(config, lambda: ready(url), service.end)
     try:
         await server.serve(sockets=[listener])
+    except asyncio.CancelledError:  # where it is served as a task of a larger program
+        await server.shutdown([listener])
+        raise
     finally:
         await service.end()
         database.close()
@@ -127,7 +132,7 @@ class _Server(uvicorn.Server):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sets TCP_NODELAY
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

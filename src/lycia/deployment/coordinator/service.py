@@ -41,12 +41,13 @@ log = structlog.get_logger()
 
 @dataclass
 class _Live:
-    """A run that is being held now."""
+    """A run that is being held now; `written` counts the facts about it that are in the store."""
 
     run: Run
     mailbox: Mailbox
     task: asyncio.Task[None] | None = None
     moved: str = ""
+    written: int = 0
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -341,19 +342,24 @@ class Service:
 
     async def events(self, run: str, after: int, wait_s: float) -> dict[str, Any]:
         """What happened in a run after fact number `after`; waits for something to happen."""
-        found = await self.find(run)
+        found = run if run in self._live else await self.find(run)
         until_s = self.clock.now_s() + wait_s
+        written = -1
         while True:
             live = self._live.get(found)
             stirred, moved = (live.stirred, live.moved) if live else (None, "")
-            facts, state = await self._facts_after(found, after)
+            facts: list[tuple[int, Fact]] = []
+            state = "running"
+            if live is None or live.written != written:  # a move inside a round is not in the store
+                written = live.written if live else -1
+                facts, state = await self._facts_after(found, after)
             left_s = until_s - self.clock.now_s()
-            if facts or stirred is None or left_s <= 0 or self._ending:
+            if facts or stirred is None or left_s <= 0:
                 events = [[number, fact_to_json(fact)] for number, fact in facts]
                 return {"run": found, "events": events, "moved": moved, "state": state}
             with suppress(TimeoutError):
                 await asyncio.wait_for(stirred.wait(), left_s)
-            if live and live.moved != moved:
+            if live and live.moved != moved and live.written == written:
                 return {"run": found, "events": [], "moved": live.moved, "state": state}
 
     async def _facts_after(self, run: str, after: int) -> tuple[list[tuple[int, Fact]], str]:
@@ -450,6 +456,7 @@ class Service:
         if isinstance(fact, RoundEnded):
             record = fact.record
             heard = len(record["survivors"])
+            live.written += 1
             log.info("round ends", run=live.run.id, round=record["round"], heard=heard, missed=record["missed"])
         self._stir(live)
 

@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from lycia.deployment.identity import Identity, Invitation, certificate_pin, fet
 from lycia.deployment.node.client import Client
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
-from lycia.errors import AccessError, AppError, LyciaError, NotFound, TrainingError
+from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
 from lycia.storage.disk import in_words
 from lycia.storage.node_state import NodeState
 
@@ -221,7 +222,7 @@ class Agent:
         target = folder / digest
         if digest in message.inline and not target.exists():
             part = target.with_name(f"{digest}.part")
-            part.write_bytes(b64decode(message.inline[digest]))
+            part.write_bytes(_inline(digest, message.inline[digest]))
             part.replace(target)
         self._client.download(digest, target, message.run)
         others = sorted((path for path in folder.iterdir() if path != target), key=lambda path: path.stat().st_mtime)
@@ -354,6 +355,18 @@ def _stop_on_signals(agent: Agent) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+
+
+def _inline(digest: str, text: str) -> bytes:
+    with suppress(ValueError):
+        content = b64decode(text, validate=True)
+        if sha256(content).hexdigest() == digest:
+            return content
+    raise ConnectionFailed(
+        f"what came along with the ask as {digest[:12]}… is something else.",
+        why="what is sent is named by the digest of its bytes.",
+        do="tell the operator: the coordinator does not send what it says.",
+    )
 
 
 def _bare_environment() -> dict[str, str]:

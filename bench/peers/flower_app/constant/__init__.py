@@ -1,0 +1,1 @@
+"""A federation whose nodes add a constant to the model."""
