@@ -25,14 +25,14 @@ def _some(seed: int) -> NodeData:
     return NodeData(examples[:40], examples[40:])
 
 
+STRANGE = NodeData(Examples(np.zeros((5, 3), np.float32), np.zeros(5, np.int64)))  # three features, not ten
 app = App(
     trainer=NumpyTrainer(learning_rate=0.1, batch_size=20),
     plan=Plan(
         rounds=3, selector=Everyone(), client=FedAvg(), aggregator=ExampleWeightedMean(), server=SGD(),
         rules=RoundRules(least_nodes=2, deadline_s=20.0, quorum=0.2), evaluation=Evaluation(evaluators=True),
     ),
-    population={f"node-{i}": _some(i) for i in range(4)}
-    | {"empty": NodeData(_some(9).train[:0]), "strange": NodeData(Examples(np.zeros((5, 3), np.float32), np.zeros(5, np.int64)))},
+    population={f"node-{i}": _some(i) for i in range(4)} | {"empty": NodeData(_some(9).train[:0]), "strange": STRANGE},
     schema=Schema(shape=(10,), labels=(0, 1)),
     name="small",
 )  # fmt: skip

@@ -14,6 +14,6 @@ def one_thread() -> AbstractContextManager[object]:
 
 
 @lru_cache(1)
-def _controller(modules: int) -> ThreadpoolController:
+def _controller(_modules: int) -> ThreadpoolController:
     # Looking for libraries takes longer than a small training, so it is done again only when modules were loaded since.
     return ThreadpoolController()
