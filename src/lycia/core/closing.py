@@ -16,7 +16,7 @@ from lycia.core.parts import Extra, Total
 from lycia.core.plan import Buffered
 from lycia.core.round import MEASURING, Carried, Round, Run, arrive, grid_of, missed, slots_of, still_training, view
 
-_LARGEST_FIGURE = 1e200  # a metric up to here can be multiplied by a weight and added up
+_LARGEST_FIGURE = 1e200  # a metric up to here, and down to its inverse, can be multiplied by a weight and added up
 _BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, and a mapped file never fills the memory
 
 Kept = Callable[[str], Updates | Summed]
@@ -156,9 +156,9 @@ def pooled(current: Round, exchange: str) -> dict[str, float]:
 
 
 def _mean_figure(known: Sequence[tuple[float, float]]) -> float:
-    if all(abs(value) <= _LARGEST_FIGURE for _, value in known):
+    if all(value == 0 or 1 / _LARGEST_FIGURE <= abs(value) <= _LARGEST_FIGURE for _, value in known):
         return math.fsum(weight * value for weight, value in known) / math.fsum(weight for weight, _ in known)
-    exact = sum(Fraction(weight) * Fraction(value) for weight, value in known)  # slow, and never too large
+    exact = sum(Fraction(weight) * Fraction(value) for weight, value in known)  # slow, and never too large or too small
     return float(exact / sum(Fraction(weight) for weight, _ in known))
 
 
