@@ -38,6 +38,8 @@ from lycia.storage.tables import Node
 
 log = structlog.get_logger()
 
+_TOGETHER_S = 0.1
+
 
 @dataclass
 class _Live:
@@ -359,6 +361,7 @@ class Service:
                 return {"run": found, "events": events, "moved": moved, "state": state}
             with suppress(TimeoutError):
                 await asyncio.wait_for(stirred.wait(), left_s)
+                await asyncio.sleep(_TOGETHER_S)  # what happens within the blink of an eye is told in one answer
             if live and live.moved != moved and live.written == written:
                 return {"run": found, "events": [], "moved": live.moved, "state": state}
 
