@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+_connections = ExitStack()  # closed when the command is done
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 Home = Annotated[
@@ -44,7 +45,8 @@ AppFile = Annotated[Path, typer.Argument(help="A Python file that defines `app =
 def main() -> None:
     """The entry point: errors of ours, and of files, are told in three lines, not as tracebacks."""
     try:
-        app()
+        with _connections:
+            app()
     except LyciaError as error:
         _fail(error, 1)
     except OSError as error:
@@ -76,6 +78,12 @@ def demo(
     _need("demo", "uvicorn", "starlette", "sqlalchemy", "sklearn")
     from lycia.demo import run_demo
 
+    if directory is not None and (directory / "coordinator").exists():
+        raise AppError(
+            f"there is a demo in {directory} already.",
+            why="its nodes are enrolled there, and a demo begins with a federation of its own.",
+            do="give another folder, or leave --directory out.",
+        )
     outcome = run_demo(nodes=nodes, rounds=rounds, kill=kill, directory=directory, console=err if as_json else out)
     if as_json:
         _print_json(outcome)
@@ -356,7 +364,9 @@ def report(
 def _operator(home: Path | None, on: str | None) -> "Client":
     from lycia.deployment.operator import OperatorAccess
 
-    return OperatorAccess.at(home or config.coordinator_home(), on).client(lambda text: err.print(text, markup=False))
+    client = OperatorAccess.at(home or config.coordinator_home(), on).client(lambda text: err.print(text, markup=False))
+    _connections.callback(client.close)
+    return client
 
 
 def _checked(kind: Any, **values: Any) -> Any:

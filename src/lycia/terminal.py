@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded, fact_to_json
 
@@ -48,7 +48,7 @@ class RunProgress:
                 self._show(fact.record)
             case RunEnded():
                 self._bar.stop()
-                self._console.print(f"[bold]{fact.state}[/]: {escape(fact.reason)}", soft_wrap=True)
+                self._console.print(Text.assemble((fact.state, "bold"), f": {fact.reason}"), soft_wrap=True)
 
     def _show(self, record: Mapping[str, Any]) -> None:
         self._up += record.get("bytes_up", 0)

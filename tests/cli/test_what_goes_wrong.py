@@ -111,9 +111,9 @@ def test_a_node_without_examples_declines_by_name_and_the_run_goes_on(federation
     assert facts["state"] == "finished"
     for record in (record for record in facts["records"] if record["purpose"] == "train"):
         assert record["survivors"] == ["full-1", "full-2"]
-        (declined,) = (drop for drop in record["dropped"] if drop["exchange"] == "train")
-        assert (declined["node"], declined["kind"]) == ("empty", "declined")
-        assert "example" in declined["reason"]
+        (empty,) = (drop for drop in record["dropped"] if (drop["exchange"], drop["node"]) == ("train", "empty"))
+        assert empty["kind"] == "declined"
+        assert "example" in empty["reason"]
 
 
 @pytest.mark.parametrize("command", [["watch"], ["report"], ["model", "-o", "here"]])

@@ -32,6 +32,7 @@ class Coordinator:
             try:
                 await server._serve(settings, listener, ready.set_result, server.system_entropy)
             except Exception as error:  # noqa: BLE001  # whoever waits for it is told
+                listener.close()
                 ready.set_exception(error)
             except asyncio.CancelledError:
                 await self._hang_up()

@@ -26,7 +26,11 @@ class RawNode:
         self.name, self._home = invitation.name, home
         certificate = fetch_certificate(invitation.url, invitation.pin)
         self.client = Client(invitation.url, certificate, invitation.name, Identity.at(home / "key.pem"), give_up_s=5.0)
-        self.client.enrol(invitation.token, 10.0, {})
+        try:
+            self.client.enrol(invitation.token, 10.0, {})
+        except BaseException:
+            self.client.close()
+            raise
 
     def poll(self, wait_s: float = 10.0) -> AskMessage | None:
         """The next ask."""

@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,8 @@ def serve(settings: Settings, ready: Callable[[str], None], entropy: Entropy = s
     _keep_receive_buffers()
     listener = _listen(settings.host, settings.port)
     settings.home.mkdir(parents=True, exist_ok=True)
-    with held(settings.home, "the coordinator"), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+    loop = asyncio.Runner(loop_factory=_fast_loop())
+    with closing(listener), held(settings.home, "the coordinator"), loop as runner:
         runner.run(_serve(settings, listener, ready, entropy))
 
 

@@ -71,6 +71,7 @@ class TrainerProcess:
 
         Raises: the error that it met, such as an app that does not import or data that misses the schema.
         """
+        self.stop()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lycia.deployment.node.trainer", *self._arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=_bare_environment(),
@@ -110,14 +111,16 @@ class TrainerProcess:
 
     def stop(self) -> None:
         """End it."""
-        if self._process is not None and self._process.poll() is None:
-            with suppress(OSError):
-                _pipe(self._process.stdin).close()
-            try:
-                self._process.wait(3)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        if self._process is None:
+            return
+        with suppress(OSError):
+            _pipe(self._process.stdin).close()
+        try:
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _pipe(self._process.stdout).close()
 
     def _hear(self) -> dict[str, Any] | None:
         line = _pipe(self._running().stdout).readline()

@@ -1,0 +1,108 @@
+"""What a person sees of a run: one line a round, and nothing of a node's making that moves more than its letters."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lycia.runtime.facts import RoundEnded, RoundMoved, RunBegan, RunEnded, fact_from_json
+from lycia.terminal import FactLines, RunProgress, counted, figure_of, readable_bytes, round_line, troubles
+
+RECORD: dict[str, Any] = {
+    "round": 4, "attempt": 0, "purpose": "train", "survivors": ["north", "south"], "missed": "", "wall_s": 1.234,
+    "evaluation": {"evaluate": {"pooled": {"loss": 0.5, "accuracy": 0.75}, "nodes": {"north": {}, "south": {}}}},
+    "dropped": [], "late": [], "bytes_up": 1500, "bytes_down": 2_500_000,
+}  # fmt: skip
+
+
+def shown(*facts: object, terminal: bool = False) -> str:
+    """What an observer prints."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, highlight=False)
+    with RunProgress(console) as progress:
+        for fact in facts:
+            progress.notice(fact)
+    return console.file.getvalue()
+
+
+def test_a_run_outside_a_terminal_is_a_line_a_round():
+    lines = shown(
+        RunBegan("digits-1", 20, 0, 1, ""), RoundMoved(4, 0, "train", 1, 2), RoundEnded(RECORD),
+        RunEnded("finished", "all rounds done", 20),
+    ).splitlines()  # fmt: skip
+    assert lines == [
+        "run digits-1: 20 rounds, 1 node",
+        "round   5  2 nodes heard  accuracy 0.7500  ↑ 1.5 kB ↓ 2.5 MB  1.23 s",
+        "finished: all rounds done",
+    ]
+
+
+def test_traffic_adds_up_over_the_rounds():
+    assert "↑ 3.0 kB ↓ 5.0 MB" in shown(RoundEnded(RECORD), RoundEnded(RECORD)).splitlines()[-1]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_missed_round_and_those_who_did_not_count_are_named(terminal: bool):
+    record = RECORD | {
+        "missed": "1 of 3 nodes were heard",
+        "dropped": [{"node": "east", "kind": "declined", "reason": "it has no examples", "exchange": "train"}],
+        "late": [{"node": "west", "reason": "it came when round 4 had gone on"}],
+    }
+    text = shown(RoundEnded(record), terminal=terminal)
+    assert "missed, 1 of 3 nodes were heard" in text
+    assert "round 5: east declined: it has no examples" in text
+    assert "round 5: west late: it came when round 4 had gone on" in text
+
+
+def test_a_node_that_writes_markup_is_shown_as_it_writes():
+    for reason in ("[/] [bold]not bold[/bold]", "[link=https://example.org]click[/link]", "[", "\\[", "100%"):
+        dropped = [{"node": "east", "kind": "declined", "reason": reason, "exchange": "train"}]
+        assert f"east declined: {reason}" in shown(RoundEnded(RECORD | {"dropped": dropped}))
+        assert f"paused: {reason}" in shown(RunEnded("paused", reason, 3))
+
+
+def test_a_terminal_has_its_cursor_again_whatever_happens():
+    hidden, visible = "\x1b[?25l", "\x1b[?25h"
+    text = shown(RunBegan("digits-1", 20, 0, 4, ""), RoundEnded(RECORD), terminal=True)
+    assert text.rindex(visible) > text.rindex(hidden)
+
+
+def test_the_figure_of_a_round_is_the_one_that_people_look_for():
+    assert figure_of(RECORD) == "accuracy 0.7500"
+    assert figure_of(RECORD, "loss") == "loss 0.5000"
+    lab = {"evaluate by evaluator": {"pooled": {"recall": 0.25}, "nodes": {"lab": {}}}}
+    assert figure_of(RECORD | {"evaluation": RECORD["evaluation"] | lab}) == "recall 0.2500"
+    assert figure_of(RECORD | {"evaluation": {}}) == ""
+    assert figure_of(RECORD | {"evaluation": {"evaluate": {"pooled": {}, "nodes": {}}}}) == ""
+
+
+def test_the_epilogue_says_what_it_is():
+    record = RECORD | {
+        "purpose": "epilogue",
+        "survivors": [],
+        "evaluation": {"baseline": {"pooled": {}, "nodes": {"a": {}}}},
+    }
+    assert round_line(record, "", "") == "local-only baseline  1 node heard  1.23 s"
+    assert troubles(record) == []
+
+
+def test_facts_as_lines_are_json_that_says_the_same(capsys: pytest.CaptureFixture[str]):
+    facts = [RunBegan("digits-1", 20, 0, 4, "accuracy"), RoundEnded(RECORD), RunEnded("stopped", "so", 2)]
+    for fact in facts:
+        FactLines().notice(fact)
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["fact"] for line in lines] == ["RunBegan", "RoundEnded", "RunEnded"]
+    assert [fact_from_json(line) for line in lines] == facts
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_000, "1.2 MB"), (5e9, "5.0 GB"), (5e12, "5000.0 GB")],
+)
+def test_bytes_are_told_as_people_say_them(count: float, text: str):
+    assert readable_bytes(count) == text
+
+
+def test_one_thing_is_not_several():
+    assert [counted(number, "node") for number in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
