@@ -89,6 +89,7 @@ def test_an_invitation_is_good_for_one_key(federation: Federation, tmp_path: Pat
     federation.join("once", good, "node-0", tmp_path / "first")
     federation.wait_nodes(1)
     federation.end("once")
+    assert lycia(federation, "revoke", "once").returncode == 0
     assert "was used before" in told(try_to_join(federation, good, "node-0", tmp_path / "second"))
 
 
@@ -99,6 +100,7 @@ def test_data_that_misses_the_schema_costs_no_invitation(federation: Federation,
     federation.join("strange", good, "node-1", tmp_path)
     federation.wait_nodes(1)
     federation.end("strange")
+    assert lycia(federation, "revoke", "strange").returncode == 0
 
 
 def test_a_node_without_examples_declines_by_name_and_the_run_goes_on(federation: Federation):
