@@ -21,7 +21,7 @@ APP = Path(__file__).with_name("watched_app.py")
 def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """A coordinator and the three nodes of the app, which find the folder that the test watches."""
     (tmp_path / "meeting").mkdir()
-    monkeypatch.setenv("LYCIA_DATA", str(tmp_path / "meeting"))
+    monkeypatch.setenv("WATCHED_AT", str(tmp_path / "meeting"))
     with Federation(tmp_path / "home", APP, ["--silence", "20"]) as running:
         for name in load_app(APP).population:
             running.add_node(name, name)
@@ -80,6 +80,6 @@ def test_a_kill_in_the_middle_of_training_changes_no_bit(
     assert facts["state"] == "finished"
     assert [len(record["survivors"]) for record in facts["records"]] == [3, 3, 3]
     assert len(list(meeting.glob("training-*"))) == 4
-    monkeypatch.delenv("LYCIA_DATA")
+    monkeypatch.delenv("WATCHED_AT")
     undisturbed = simulate(app).facts
     assert [record["model"] for record in facts["records"]] == [record["model"] for record in undisturbed["records"]]

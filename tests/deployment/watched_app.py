@@ -38,7 +38,7 @@ class Watched(SklearnTrainer):
     def train(self, task: LocalTask) -> LocalResult:
         """The same as ever, only later."""
         result = super().train(task)
-        folder = os.environ.get("LYCIA_DATA")
+        folder = os.environ.get("WATCHED_AT")
         if folder and len(task.data) == SIZES["watched"]:
             _meet(Path(folder))
         return result
