@@ -278,7 +278,7 @@ def start(
         out.print(f"started [bold]{run}[/]")
         there = sum(node["there"] and node["role"] == "node" for node in client.get("/v1/nodes")["nodes"])
         if there < loaded.plan.rules.least_nodes:
-            out.print(f"it waits for nodes: {loaded.plan.rules.least_nodes} are needed, and {there} there")
+            out.print(f"it waits for nodes: {there} of {loaded.plan.rules.least_nodes} are there")
     return _follow(client, run, as_json) if follow else None
 
 

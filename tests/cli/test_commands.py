@@ -280,7 +280,7 @@ def test_a_folder_that_was_named_is_where_the_run_is_looked_for(
 def test_a_run_that_waits_for_nodes_says_so(coordinator: Coordinator, lycia: Callable[..., Told], app: Path):
     status, out, _ = lycia("start", str(app))
     assert status == 0
-    assert "it waits for nodes: 2 are needed, and 0 there" in out
+    assert "it waits for nodes: 0 of 2 are there" in out
     status, out, _ = lycia("runs")
     assert "an app, called so" in out
     assert "running" in out

@@ -460,7 +460,8 @@ class Service:
             record = fact.record
             heard = len(record["survivors"])
             live.written += 1
-            log.info("round ends", run=live.run.id, round=record["round"], heard=heard, missed=record["missed"])
+            said = {name: record[name] for name in ("purpose", "round", "missed")}
+            log.info("round ends", run=live.run.id, heard=heard, **said)
         self._stir(live)
 
     def _stir(self, live: _Live) -> None:
@@ -479,7 +480,7 @@ class Service:
             raise AccessError(
                 f"{name!r} is not a member of this federation." if node is None else f"{name!r} has been {node.state}.",
                 why="only members that the operator has invited, and not revoked, are let in.",
-                do="ask the operator for an invitation.",
+                do="ask the operator for an invitation, under another name if it was revoked.",
             )
         return node
 
