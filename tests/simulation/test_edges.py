@@ -36,6 +36,8 @@ from lycia import (
 from lycia.errors import AppError, PlanError
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved
 
+DECAYING = SGDClassifier(loss="log_loss", learning_rate="invscaling", eta0=0.5)
+
 
 def some(seed: int, size: int = 24) -> NodeData:
     random = np.random.default_rng(seed)
@@ -51,7 +53,7 @@ def app(**changes: object) -> App:
         "rules": RoundRules(deadline_s=10.0),
     }  # fmt: skip
     return App(
-        name="edges", trainer=SklearnTrainer(estimator=SGDClassifier(loss="log_loss")), plan=Plan(**parts | changes),
+        name="edges", trainer=SklearnTrainer(estimator=DECAYING), plan=Plan(**parts | changes),
         population={f"node-{number}": some(number) for number in range(4)}, schema=Schema(shape=(5,), labels=(0, 1)),
     )  # fmt: skip
 
@@ -90,12 +92,17 @@ def test_what_a_node_remembers_of_an_attempt_that_missed_its_quorum_does_not_cou
 
 
 def test_what_a_node_remembers_of_an_update_that_was_refused_does_not_count():
-    # A norm bound that nobody meets: every update is refused, so the nodes are as they were
-    rules = RoundRules(deadline_s=10.0, norm_bound=1e-9, quorum=0.0)
-    result = simulate(app(rules=rules, rounds=3))
-    norms = [{drop["node"]: drop["reason"] for drop in record["dropped"]} for record in result.records]
-    assert norms[0] == norms[1] == norms[2]
-    assert len(norms[0]) == 4
+    # Given a bound that some nodes' first updates are above, and a run in which these nodes never made them
+    rules = RoundRules(deadline_s=10.0, norm_bound=1.2, quorum=0.0, replacement=False)
+    refused = simulate(app(rules=rules, rounds=2)).records
+    gone = {drop["node"] for drop in refused[0]["dropped"]}
+    assert 0 < len(gone) < 4
+    declined = simulate(
+        app(rules=rules, rounds=2), faults=Faults(script={(0, node): "decline" for node in gone})
+    ).records
+    # Then their second updates are the same in both: they remember nothing of the first ones
+    for what in ("norms", "dropped", "model"):
+        assert refused[1][what] == declined[1][what]
 
 
 def test_an_epilogue_after_a_restart_begins_with_the_model_that_the_run_began_with(tmp_path: Path):

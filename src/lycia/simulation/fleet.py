@@ -162,7 +162,8 @@ class SimulatedFleet:
         return self._states[name]
 
     def _remember(self, name: str, state: NodeState) -> None:
-        if state.now or state.before or state.start:  # a run whose nodes remember nothing has nothing to keep
+        # A run whose nodes remember nothing has nothing to keep; one that forgets all that it had has.
+        if state.now or state.before or state.start or self._state(name).now:
             self._states[name] = state
             if self._folder:
                 self._folder.mkdir(parents=True, exist_ok=True)
