@@ -19,7 +19,7 @@ from lycia.runtime.facts import Fact, RoundEnded
 from lycia.runtime.ports import Observer
 from lycia.terminal import RunProgress, readable_bytes
 
-_SILENCE_S = 4.0
+_SILENCE_S = 15.0  # longer than a killed node takes to come back on a busy machine
 _APP = "from lycia.demo_app import demo_app\n\napp = demo_app(nodes={nodes})\n"
 
 
