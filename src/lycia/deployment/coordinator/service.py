@@ -63,10 +63,6 @@ class WallClock:
         """Now."""
         return self._at_s + time.monotonic() - self._began_s
 
-    def not_before(self, at_s: float) -> None:
-        """What is written down already was not in the future."""
-        self._at_s += max(0.0, at_s - self.now_s())
-
 
 def system_entropy(_round: int, _attempt: int) -> bytes:
     """32 bytes from the system; the loop writes them down with the round that it opens."""
