@@ -9,13 +9,13 @@ so for every site: `baseline_rounds` lets each train alone, too, with the same l
 from functools import cache
 
 from lycia import (
+    SGD,
     App,
     Evaluation,
     Everyone,
     ExampleWeightedMean,
     FedAvg,
     Key,
-    Momentum,
     NodeData,
     NumpyTrainer,
     Plan,
@@ -43,7 +43,7 @@ app = App(
         selector=Everyone(),
         client=FedAvg(),
         aggregator=ExampleWeightedMean(),
-        server=Momentum(momentum=0.7),
+        server=SGD(momentum=0.7),
         evaluation=Evaluation(baseline_rounds=20),
     ),
     population=Population(SITES, lambda site: shares()[site]),

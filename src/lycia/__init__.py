@@ -1,15 +1,20 @@
 """Federated learning: train one model over data that cannot move."""
 
-from lycia.aggregators import ExampleWeightedMean, UniformMean
-from lycia.algorithms import SGD, Adagrad, Adam, FedAvg, FedProx, Momentum, Yogi
-from lycia.core.keys import Key
-from lycia.core.plan import App, Buffered, Evaluation, Plan, RoundRules, Stop, Synchronous
-from lycia.core.training import NodeData
-from lycia.data import Column, Examples, Population, Schema
-from lycia.errors import LyciaError
-from lycia.selection import Everyone, Poisson, SizeWeighted, Uniform
-from lycia.simulation import Faults, Pace, Result, simulate
-from lycia.trainers import NumpyTrainer, SklearnTrainer, load_model
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that editors and type checkers know the names, which are imported when they are used
+    from lycia.aggregators import ExampleWeightedMean, UniformMean
+    from lycia.algorithms import SGD, Adagrad, Adam, FedAvg, FedProx, Yogi
+    from lycia.core.keys import Key
+    from lycia.core.plan import App, Buffered, Evaluation, Normalisation, Plan, RoundRules, Stop, Synchronous
+    from lycia.core.training import NodeData
+    from lycia.data import Column, Examples, Population, Schema
+    from lycia.errors import LyciaError
+    from lycia.selection import Everyone, Poisson, SizeWeighted, Uniform
+    from lycia.simulation import Faults, Pace, Result, simulate
+    from lycia.trainers import NumpyTrainer, SklearnTrainer, load_model
+else:
+    from lycia.face import __dir__, __getattr__
 
 __all__ = [
     "SGD",
@@ -27,8 +32,8 @@ __all__ = [
     "FedProx",
     "Key",
     "LyciaError",
-    "Momentum",
     "NodeData",
+    "Normalisation",
     "NumpyTrainer",
     "Pace",
     "Plan",

@@ -15,9 +15,9 @@ from lycia.core.plan import Plan, describe
 from lycia.errors import PlanError
 
 _ROOMS: Mapping[str, tuple[str, ...]] = {
-    "lycia.core.plan": ("Plan", "RoundRules", "Evaluation", "Stop", "Synchronous", "Buffered"),
+    "lycia.core.plan": ("Plan", "RoundRules", "Evaluation", "Stop", "Synchronous", "Buffered", "Normalisation"),
     "lycia.selection": ("Everyone", "Uniform", "Poisson", "SizeWeighted"),
-    "lycia.algorithms": ("FedAvg", "FedProx", "SGD", "Momentum", "Adagrad", "Adam", "Yogi"),
+    "lycia.algorithms": ("FedAvg", "FedProx", "SGD", "Adagrad", "Adam", "Yogi"),
     "lycia.aggregators": ("ExampleWeightedMean", "UniformMean"),
 }
 _OURS = {name: room for room, names in _ROOMS.items() for name in names}

@@ -71,6 +71,8 @@ def is_docstring(statement: ast.stmt) -> bool:
 
 
 def is_import(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+        return all(map(is_import, (*statement.body, *statement.orelse)))
     return isinstance(statement, ast.Import | ast.ImportFrom)
 
 

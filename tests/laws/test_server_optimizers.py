@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lycia.algorithms import SGD, Adagrad, Adam, Momentum, Yogi
+from lycia.algorithms import SGD, Adagrad, Adam, Yogi
 from lycia.errors import PlanError
 from tests.laws import rooms
 
@@ -31,11 +31,11 @@ def adaptive(
     return path
 
 
-def plain(rate: float, momentum: float = 0.0) -> Callable[[list[float]], float]:
+def plain(rate: float, momentum: float = 0.0, decay: float = 0.0) -> Callable[[list[float]], float]:
     def path(means_: list[float]) -> float:
         x = velocity = 0.0
         for mean in means_:
-            velocity = momentum * velocity + mean
+            velocity = momentum * velocity + mean - decay * x
             x += rate * velocity
         return x
 
@@ -44,7 +44,8 @@ def plain(rate: float, momentum: float = 0.0) -> Callable[[list[float]], float]:
 
 FORMULAS = {
     SGD(0.5): plain(0.5),
-    Momentum(0.3, 0.9): plain(0.3, 0.9),
+    SGD(0.3, momentum=0.9): plain(0.3, 0.9),
+    SGD(0.3, momentum=0.5, weight_decay=0.1): plain(0.3, 0.5, 0.1),
     Adagrad(0.1, epsilon=0.01): adaptive(0.0, lambda v, square: v + square, 0.1, 0.01),
     Adam(0.1, 0.9, 0.01, 0.99): adaptive(0.9, lambda v, square: 0.99 * v + 0.01 * square, 0.1, 0.01),
     Yogi(0.1, 0.9, 0.01, 0.99): adaptive(
@@ -65,6 +66,10 @@ def test_a_server_optimizer_follows_its_formula(part, means_: list[float]):
 
 def test_every_optimizer_of_the_room_has_its_formula_here():
     assert {type(part) for part in rooms.server_optimizers()} == {type(part) for part in FORMULAS}
+
+
+def test_without_momentum_nothing_is_kept():
+    assert SGD().slots(3) == {}
 
 
 def test_the_first_step_of_adam_on_paper():
@@ -102,7 +107,7 @@ def test_from_rest_no_update_moves_nothing(part):
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan])
-@pytest.mark.parametrize("part", [SGD, Momentum, Adagrad, Adam, Yogi])
+@pytest.mark.parametrize("part", [SGD, Adagrad, Adam, Yogi])
 def test_a_learning_rate_is_positive(part, wrong: float):
     with pytest.raises(PlanError, match="learning_rate"):
         part(learning_rate=wrong)
@@ -115,7 +120,8 @@ def test_a_learning_rate_is_positive(part, wrong: float):
         lambda: Adam(beta1=1.0),
         lambda: Adam(beta2=1.0),
         lambda: Yogi(beta2=-0.1),
-        lambda: Momentum(momentum=1.0),
+        lambda: SGD(momentum=1.0),
+        lambda: SGD(weight_decay=-0.1),
     ],
 )
 def test_decay_rates_and_epsilon_are_checked(wrong: Callable[[], object]):

@@ -19,46 +19,40 @@ _F = np.float32
 
 @dataclass(frozen=True)
 class SGD:
-    """Adds the mean update; `learning_rate=1` makes it federated averaging.
+    """Stochastic gradient descent: one rule for the server's step and for a trainer's local ones.
 
+    On the server the mean update stands for the gradient: `SGD()` is federated averaging, and with momentum it is
+    FedAvgM.
+
+    Attributes:
+      momentum: velocity = momentum · velocity + gradient; it is the velocity that is stepped along.
+      weight_decay: times the parameters is taken off the update, or added to the gradient.
+    Source: Hsu et al. 2019, "Measuring the effects of non-identical data distribution", arXiv:1909.06335, section 4.3.
     Example:
       >>> SGD(0.5).step(np.float32([1.0]), np.float32([0.2]), {})[0]
       array([1.1], dtype=float32)
     """
 
     learning_rate: float = 1.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, learning_rate=self.learning_rate > 0)
+        _check(
+            self, learning_rate=self.learning_rate > 0, momentum=0 <= self.momentum < 1,
+            weight_decay=self.weight_decay >= 0,
+        )  # fmt: skip
 
     def slots(self, size: int) -> dict[str, np.ndarray]:
-        """None: it keeps nothing."""
-        return {}
+        """With momentum the velocity, at rest."""
+        return {"velocity": np.zeros(size, _F)} if self.momentum else {}
 
     def step(self, params: np.ndarray, mean: np.ndarray, slots: Arrays) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """params + learning_rate · mean."""
-        return params + _F(self.learning_rate) * mean, {}
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """Server momentum (FedAvgM): velocity = momentum · velocity + mean.
-
-    Source: Hsu et al. 2019, "Measuring the effects of non-identical data distribution", arXiv:1909.06335, section 4.3.
-    """
-
-    learning_rate: float = 1.0
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        _check(self, learning_rate=self.learning_rate > 0, momentum=0 <= self.momentum < 1)
-
-    def slots(self, size: int) -> dict[str, np.ndarray]:
-        """The velocity, at rest."""
-        return {"velocity": np.zeros(size, _F)}
-
-    def step(self, params: np.ndarray, mean: np.ndarray, slots: Arrays) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """params + learning_rate · velocity."""
+        """params + learning_rate · velocity, which without momentum is the mean update."""
+        if self.weight_decay:
+            mean = mean - _F(self.weight_decay) * params
+        if not self.momentum:
+            return params + _F(self.learning_rate) * mean, {}
         velocity = _F(self.momentum) * slots["velocity"] + mean
         return params + _F(self.learning_rate) * velocity, {"velocity": velocity}
 
@@ -135,6 +129,6 @@ def _check(part: object, **holds: bool) -> None:
         if not good:
             raise PlanError(
                 f"{type(part).__name__}({name}={getattr(part, name)!r}) cannot step.",
-                why="learning rates and epsilon are positive; decay rates lie in [0, 1).",
+                why="learning rates and epsilon are positive; momentum and beta lie in [0, 1); decay is not negative.",
                 do="see the docstring for the paper's values.",
             )
