@@ -26,7 +26,7 @@ Change = Callable[[Updates], Updates]
 
 def federation(
     *, rogue: Change | None = None, rounds: int = 2, rules: RoundRules | None = None, stages=(), aggregator=None,
-    evaluation: Evaluation | None = None, **fleet,
+    evaluation: Evaluation | None = None, nodes=None, **fleet,
 ) -> Federation:  # fmt: skip
     plan = Plan(
         rounds=rounds, selector=Everyone(), client=FedAvg(), aggregator=aggregator or ExampleWeightedMean(),
@@ -37,7 +37,7 @@ def federation(
     def tamper(ask: Ask, reply: Reply) -> Reply:
         return rogue(reply) if rogue and isinstance(reply, Updates) and reply.nodes == ("rogue",) else reply
 
-    return Federation(plan, QuadraticTrainer(2), NODES, **{"tamper": tamper, **fleet})
+    return Federation(plan, QuadraticTrainer(2), nodes or NODES, **{"tamper": tamper, **fleet})
 
 
 def delta(value: float) -> Change:
@@ -108,6 +108,48 @@ def test_a_cohort_without_any_weight_leaves_the_model_as_it_is():
     held.hold()
     assert held.model.trained.tolist() == [0.0, 0.0]
     assert len(held.records[0]["survivors"]) == 5
+
+
+def test_a_node_that_the_bound_shut_out_is_part_of_the_next_one_so_that_it_comes_in_again():
+    # Given two nodes of which one sends ever smaller updates, and the other one the same in every round but the first
+    def tamper(ask: Ask, reply: Reply) -> Reply:
+        if isinstance(reply, Updates):
+            length = 0.5**ask.round if reply.nodes == ("shrinking",) else 4.0 if ask.round else 1.0
+            return replace(reply, delta=np.array([[length, 0.0]], np.float32))
+        return reply
+
+    two = {"shrinking": Quadratic.at([0.0, 0.0]), "steady": Quadratic.at([1.0, 0.0])}
+    held = federation(rounds=6, tamper=tamper, nodes=two)
+    held.hold()
+    # Then it is refused when it jumps, and the bound, which has seen it, lets it in from then on
+    heard = [record["survivors"] for record in held.records]
+    assert heard == [["shrinking", "steady"], ["shrinking"], *[["shrinking", "steady"]] * 4]
+    assert held.records[1]["dropped"][0]["norm"] == 4.0
+
+
+def test_a_minority_cannot_raise_the_bound():
+    def tamper(ask: Ask, reply: Reply) -> Reply:
+        rogue = isinstance(reply, Updates) and reply.nodes == ("rogue",) and ask.round
+        return replace(reply, delta=np.full((1, 2), np.float32(1e6))) if rogue else reply
+
+    held = federation(rounds=8, tamper=tamper)
+    held.hold()
+    assert [record["survivors"] for record in held.records] == [sorted(NODES), *[sorted(HONEST)] * 7]
+
+
+def test_a_round_that_the_bound_made_miss_its_quorum_raises_the_bound_for_the_next_attempt():
+    # Given a first round, which has no bound, in which one update throws the model far away
+    def tamper(ask: Ask, reply: Reply) -> Reply:
+        rogue = isinstance(reply, Updates) and reply.nodes == ("rogue",) and not ask.round
+        return replace(reply, delta=np.full((1, 2), np.float32(1e6))) if rogue else reply
+
+    # When everybody's way back is longer than the bound
+    held = federation(rounds=8, tamper=tamper)
+    outcome = held.hold()
+    # Then the attempt misses its quorum, the next one has seen why, and the run goes on
+    assert held.records[1]["missed"]
+    assert held.records[2]["survivors"] == sorted(NODES)
+    assert outcome.state == "finished"
 
 
 def test_the_bound_is_three_times_the_median_of_the_last_rounds_and_not_there_in_the_first():

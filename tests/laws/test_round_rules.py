@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lycia.aggregators import UniformMean
-from lycia.algorithms import SGD, FedAvg, Momentum
+from lycia.algorithms import SGD, FedAvg
 from lycia.core.messages import BASELINE, EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN, Ask, Reply, Updates
 from lycia.core.parts import Roster, Selector
 from lycia.core.plan import Evaluation, Plan, RoundRules, share
@@ -154,12 +154,14 @@ class TestQuorum:
         held = federation(population=6, faults=[*quiet, Fault("node 05", "late", attempts=frozenset({0}))])
         held.hold()
         (late,) = held.records[1]["late"]
-        assert late == {"node": "node 05", "reason": "what it answers was over before attempt 2 at round 0"}
+        assert late == {"node": "node 05", "reason": "what it answers was over before attempt 2 at round 1"}
         assert digest_of(held.model) == digest_of(with_everybody(6).model)
         assert held.fleet.held == {}
 
     def test_a_missed_round_leaves_the_model_and_the_optimizer_as_they_were(self):
-        held = federation(server=Momentum(), rules={"retries": 0}, faults=silent(*[f"node {n:02}" for n in range(6)]))
+        held = federation(
+            server=SGD(momentum=0.9), rules={"retries": 0}, faults=silent(*[f"node {n:02}" for n in range(6)])
+        )
         carried = held.hold().carried
         assert carried.model.trained.tolist() == held.start.model.trained.tolist()
         assert carried.slots["server/velocity"].tolist() == [0.0]
@@ -240,7 +242,11 @@ class TestExactCohorts:
                 return (roster[0],) if random.random() < 0.5 else ()
 
         held = federation(
-            Sometimes(1.0), population=1, rounds=8, server=Momentum(), aggregator=UniformMean(expected_cohort=1.0)
+            Sometimes(1.0),
+            population=1,
+            rounds=8,
+            server=SGD(momentum=0.9),
+            aggregator=UniformMean(expected_cohort=1.0),
         )
         held.hold()
         empty = [record["round"] for record in held.records if not record["survivors"]]

@@ -14,7 +14,19 @@ from lycia.core.layout import Layout, Model
 from lycia.core.messages import EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN, Summed, Updates
 from lycia.core.parts import Extra, Total
 from lycia.core.plan import Buffered
-from lycia.core.round import MEASURING, Carried, Round, Run, arrive, grid_of, missed, slots_of, still_training, view
+from lycia.core.round import (
+    MEASURING,
+    Carried,
+    Round,
+    Run,
+    arrive,
+    grid_of,
+    missed,
+    model_of,
+    slots_of,
+    still_training,
+    view,
+)
 
 _LARGEST_FIGURE = 1e200  # a metric up to here, and down to its inverse, can be multiplied by a weight and added up
 _BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, and a mapped file never fills the memory
@@ -81,18 +93,32 @@ def close(run: Run, carried: Carried, current: Round, kept: Kept) -> Carried:
             sent = {extra.name: combined[extra.name] for extra in part.extras(layout)}
             own = part.close(own, sent, len(updates), current.opened.population)
         slots.update({f"{index}/{name}": array for name, array in own.items()})
-    norms = [update.norm for update in updates]
     return replace(
         carried,
         round=carried.round + 1,
-        model=Model(trained, statistics, carried.model.local, carried.model.frozen),
+        model=Model(trained, statistics, carried.model.local, model_of(carried, current).frozen),
         slots=slots,
-        norms=(*carried.norms, float(np.median(norms)))[-plan.rules.norm_history :]
-        if norms and not plan.masking
-        else carried.norms,
+        norms=_norms(run, carried, current),
         inflight=still_training(carried, current) if _is_buffered(run) else {},
         participation=_count(carried.participation, updates) if _is_buffered(run) else {},
     )
+
+
+def _norms(run: Run, carried: Carried, current: Round) -> tuple[float, ...]:
+    """The medians that the next bound follows, with this round's.
+
+    What the bound refused is part of it: otherwise a bound that has become too small would shut out honest nodes for
+    good. While most nodes are honest, so is a median.
+    """
+    heard = [event.norms[row] for event, row in current.heard.get(TRAIN, {}).values()]
+    norms = [norm for norm in (*heard, *_refused_norms(current)) if norm is not None]
+    if not norms or run.plan.masking:
+        return carried.norms
+    return (*carried.norms, float(np.median(norms)))[-run.plan.rules.norm_history :]
+
+
+def _refused_norms(current: Round) -> list[float | None]:
+    return [drop.norm for drop in current.dropped.get(TRAIN, {}).values() if drop.norm is not None]
 
 
 def conclude(run: Run, carried: Carried, current: Round) -> Carried:
@@ -101,6 +127,8 @@ def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     carried = replace(carried, task=carried.task + len(current.tasks), attempt=again)
     if current.opened.purpose == "epilogue":
         return replace(carried, over=True)
+    if missed(current) and _refused_norms(current):
+        carried = replace(carried, norms=_norms(run, carried, current))
     if missed(current):  # what was in flight when the round was opened has had its time
         training = still_training(carried, current) if carried.inflight or _is_buffered(run) else {}
         return replace(carried, inflight={number: task for number, task in training.items() if number in current.tasks})
@@ -316,7 +344,13 @@ def round_record(run: Run, current: Round) -> dict[str, object]:
         "train_metrics": {"pooled": pooled(current, TRAIN), "nodes": per_node(TRAIN)},
         "evaluation": {name: {"pooled": pooled(current, name), "nodes": per_node(name)} for name in measured},
         "dropped": [
-            {"node": drop.node, "exchange": exchange, "kind": drop.kind, "reason": drop.reason}
+            {
+                "node": drop.node,
+                "exchange": exchange,
+                "kind": drop.kind,
+                "reason": drop.reason,
+                **({} if drop.norm is None else {"norm": drop.norm}),
+            }
             for exchange, drops in current.dropped.items()
             for drop in drops.values()
         ],

@@ -21,6 +21,7 @@ class Opened:
       population: how many nodes could have been asked.
       secret: 32 bytes, drawn once for this round and attempt.
       norm_bound: the largest norm of a delta that is admitted, fixed from here on.
+      describes: nodes describe their features before they train.
     """
 
     at_s: float
@@ -30,6 +31,7 @@ class Opened:
     population: int
     secret: bytes
     norm_bound: float | None
+    describes: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,18 @@ class Heard:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A node will not be heard in this exchange, or came too late for it."""
+    """A node will not be heard in this exchange, or came too late for it.
+
+    Attributes:
+      norm: of its delta, where that alone was why it does not count.
+    """
 
     at_s: float
     task: int
     node: str
     kind: DropKind
     reason: str
+    norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from lycia.core import admission
+from lycia.core import admission, normalising
 from lycia.core.events import DropKind, Dropped, Event, Heard
-from lycia.core.messages import TRAIN, Answer, Declined, Late, Malformed, Reply, Scores, Summed, Updates, Vanished
+from lycia.core.messages import (
+    DESCRIBE,
+    TRAIN,
+    Answer,
+    Declined,
+    Late,
+    Malformed,
+    Reply,
+    Scores,
+    Summed,
+    Updates,
+    Vanished,
+)
 from lycia.core.plan import Buffered
 from lycia.core.round import MEASURING, Carried, Round, Run, arrive, grid_of, room, take
 from lycia.errors import LayoutError
@@ -48,6 +61,10 @@ def hear(run: Run, carried: Carried, current: Round, reply: Reply, at_s: float) 
             return [_drop(reply, node, "vanished", reply.reason, at_s) for node in fresh if node not in dropped]
         case Malformed():
             return [_drop(reply, node, "quarantined", reply.reason, at_s) for node in fresh]
+        case Answer(body=body) if exchange == DESCRIBE and (
+            wrong := normalising.objection(run.layout, run.plan.rules.weight_cap, body)
+        ):
+            return [_drop(reply, node, "quarantined", wrong, at_s) for node in fresh]
         case Answer():
             return [Heard(at_s, reply.task, (node,), ("",), (0.0,), (None,), bodies=(reply.body,)) for node in fresh]
         case Scores():
@@ -102,8 +119,8 @@ def _lateness(run: Run, carried: Carried, current: Round, number: int) -> str:
         stale = carried.round - carried.inflight[number][1]
         return f"its base model is {stale} rounds old" if stale > schedule.max_staleness else ""
     if task is None:
-        return f"what it answers was over before attempt {opened.attempt + 1} at round {opened.round}"
-    return "" if task.exchange == _open_exchange(current) else f"it came when round {opened.round} had gone on"
+        return f"what it answers was over before attempt {opened.attempt + 1} at round {opened.round + 1}"
+    return "" if task.exchange == _open_exchange(current) else f"it came when round {opened.round + 1} had gone on"
 
 
 def _misfit(exchange: str, reply: Reply) -> str:
@@ -192,9 +209,12 @@ def _hear_updates(
     good: list[int] = []
     for row in rows:
         reach = {name: float(values[row]) for name, values in measured.reach.items()}
-        reason = admission.objection(run.plan, bound, float(reply.weight[row]), float(measured.norms[row]), reach)
+        weight, norm = float(reply.weight[row]), float(measured.norms[row])
+        reason = admission.objection(run.plan, bound, weight, norm, reach)
         if reason:
-            events.append(_drop(reply, reply.nodes[row], "quarantined", reason, at_s))
+            only_long = admission.objection(run.plan, None, weight, norm, reach) is None
+            drop = _drop(reply, reply.nodes[row], "quarantined", reason, at_s)
+            events.append(replace(drop, norm=norm) if only_long else drop)
         else:
             good.append(row)
     hidden, taken = run.plan.masking is not None, good[: int(max(0, min(room(run, current), len(good))))]
@@ -207,7 +227,7 @@ def _hear_updates(
                 {name: tuple(float(values[row]) for row in taken) for name, values in measured.reach.items()},
             )
         )  # fmt: skip
-    reason = f"it came when round {current.opened.round} had gone on"
+    reason = f"it came when round {current.opened.round + 1} had gone on"
     return [*events, *(_drop(reply, reply.nodes[row], "late", reason, at_s) for row in good[len(taken) :])]
 
 

@@ -15,7 +15,8 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 EVALUATE_BY_EVALUATOR = "evaluate by evaluator"
 BASELINE = "baseline"
-OWN_EXCHANGES = (TRAIN, EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE)
+DESCRIBE = "describe"
+OWN_EXCHANGES = (TRAIN, EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE, DESCRIBE)
 """The exchanges that the round itself holds; the names of all others belong to a stage, a client rule or a selector."""
 
 

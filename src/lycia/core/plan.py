@@ -105,6 +105,20 @@ class Buffered:
     max_staleness: int = 10
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """Before the first round nodes tell the count, mean and variance of each feature, and all then scale by the pooled.
+
+    It needs a trainer with `scaled=True`, whose bounds from the schema these take the place of. A model that brings
+    its own scaling, from a run that was normalised, keeps it.
+
+    Attributes:
+      nodes: how many are asked (all, if there are fewer).
+    """
+
+    nodes: int = 1000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A federated algorithm as a value.
@@ -112,6 +126,7 @@ class Plan:
     Attributes:
       seed: names all randomness that need not be secret; two runs with equal records have equal models.
       statistics: whether running statistics are averaged, or stay "local" at each node.
+      normalisation: whether nodes describe their features first, so that all are on one scale.
     Raises: PlanError, if the parts do not fit together; its message says what to change.
     """
 
@@ -127,6 +142,7 @@ class Plan:
     evaluation: Evaluation = Evaluation()
     stop: Stop | None = None
     statistics: Literal["local", "average"] = "local"
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         for misfit in _misfits(self):
@@ -229,6 +245,14 @@ class App:
                 why="the node calls these to make, train and measure a model.",
                 do="use one of lycia.trainers, or give your own class these members (lycia.core.training.Trainer).",
             )
+        if self.plan.normalisation and not (
+            getattr(self.trainer, "scaled", False) and hasattr(self.trainer, "moments")
+        ):
+            raise PlanError(
+                f"normalisation cannot be used with {type(self.trainer).__name__} as it is.",
+                why="its model does not scale the features that it is given.",
+                do="give the trainer scaled=True, or leave normalisation out of the plan.",
+            )
         if self.plan.client.needs_term and not self.trainer.takes_terms:
             raise PlanError(
                 f"{_name(self.plan.client)} cannot be used with {type(self.trainer).__name__}.",
@@ -321,6 +345,10 @@ def _bad_values(plan: Plan) -> Iterator[PlanError]:
             f"baseline_rounds={evaluation.baseline_rounds}", "a number of rounds is not negative",
         ),
         (
+            plan.normalisation is None or plan.normalisation.nodes >= 1,
+            "normalisation by no node", "somebody must describe the features",
+        ),
+        (
             stop is None or stop.target is not None or stop.patience is not None,
             "stop without target and patience", "it would never stop the run",
         ),
@@ -395,6 +423,12 @@ def _stage_misfits(plan: Plan) -> Iterator[PlanError]:
                 f"{_name(stage)} cannot be used with {_name(plan.aggregator)}.",
                 why="it is calibrated for equal shares; this aggregator weights nodes by their data.",
                 do=f"use UniformMean(expected_cohort=…), or drop {_name(stage)}.",
+            )
+        if (stage.bounds_share or stage.hides_rows) and plan.normalisation:
+            yield PlanError(
+                f"normalisation cannot be used with {_name(stage)}.",
+                why="the means and variances of a node's features would leave it without the protection of the plan.",
+                do="scale features by the bounds in the schema: leave normalisation out.",
             )
         if stage.bounds_share and plan.statistics == "average":
             yield PlanError(

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lycia.core import admission, keys
+from lycia.core import admission, keys, normalising
 from lycia.core.events import Asked, Closed, Dropped, Ended, Event, Heard, Opened, Purpose, Settled
 from lycia.core.grid import Grid
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import (
     BASELINE,
+    DESCRIBE,
     EVALUATE,
     EVALUATE_BY_EVALUATOR,
     TRAIN,
@@ -28,6 +29,8 @@ from lycia.errors import JournalError, PlanError, SelectionError
 
 CLOSE = "close"
 MEASURING = (EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE)
+ASIDE = (*MEASURING, DESCRIBE)
+"""The exchanges that leave the cohort as it is."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,10 @@ def slots_of(carried: Carried, owner: str) -> dict[str, np.ndarray]:
 def opening(run: Run, carried: Carried, at_s: float, attempt: int, population: int, secret: bytes) -> Opened:
     """The event that opens the next round; once training is finished, that is the epilogue."""
     purpose: Purpose = "epilogue" if carried.finished else "train"
-    return Opened(
-        at_s, carried.round, attempt, purpose, population, secret, admission.next_norm_bound(run.plan, carried.norms)
-    )
+    bound = admission.next_norm_bound(run.plan, carried.norms)
+    wanted = run.plan.normalisation is not None and purpose == "train" and carried.round == 0
+    describes = wanted and normalising.awaits_description(carried.model)
+    return Opened(at_s, carried.round, attempt, purpose, population, secret, bound, describes)
 
 
 def replay(run: Run, events: Iterable[Event]) -> Round | None:
@@ -217,7 +221,7 @@ def take(current: Round, event: Event) -> Round:
         case Settled():
             if not current.program or current.program[0] != event.exchange:
                 return current
-            kept = current.present if event.exchange in MEASURING else event.nodes
+            kept = current.present if event.exchange in ASIDE else event.nodes
             return replace(current, program=current.program[1:], present=kept)
         case Closed():
             program = current.program[1:] if current.program[:1] == (CLOSE,) else current.program
@@ -251,7 +255,7 @@ def next_step(run: Run, carried: Carried, current: Round, roster: Roster, now_s:
     deadline_s = asked_s + run.plan.rules.deadline_s
     if room(run, current) <= 0 or now_s >= deadline_s:
         return _settle(run, current, exchange, now_s)
-    drawn = current.present is None and exchange not in MEASURING
+    drawn = current.present is None and exchange not in ASIDE
     wanted = _wanted(run.plan, current)
     if drawn and run.plan.replacement and len(heard) + len(waiting) < wanted:
         missing = min(wanted - len(heard) - len(waiting), _capacity(run.plan, current) - len(asked))
@@ -277,9 +281,15 @@ def ask(run: Run, carried: Carried, current: Round, asked: Asked) -> Ask:
         needs_model = needs_model or exchange in part.with_model
     return Ask(
         run.id, plan.digest, carried.round, opened.attempt, asked.task, exchange, asked.nodes,
-        run.layout.as_sent(carried.model) if needs_model else None, arrays, each, opened.norm_bound,
+        run.layout.as_sent(model_of(carried, current)) if needs_model else None, arrays, each, opened.norm_bound,
         grid_of(run, current) if exchange == TRAIN else None, plan.rules.weight_cap, plan.rules.deadline_s,
     )  # fmt: skip
+
+
+def model_of(carried: Carried, current: Round) -> Model:
+    """The model that the round works from: as it was carried here, its features scaled as nodes have described them."""
+    bodies = current.answers().get(DESCRIBE)
+    return normalising.described(carried.model, bodies) if bodies else carried.model
 
 
 def outstanding(run: Run, carried: Carried, current: Round) -> list[Ask]:
@@ -379,7 +389,8 @@ def _program(plan: Plan, opened: Opened) -> tuple[str, ...]:
     evaluation = plan.evaluation
     due = (opened.round + 1) % evaluation.every == 0 or opened.round + 1 == plan.rounds
     measures = ((EVALUATE,) if evaluation.nodes else ()) + ((EVALUATE_BY_EVALUATOR,) if evaluation.evaluators else ())
-    return (*before, TRAIN, *after, CLOSE, *(measures if due else ()))
+    first = (DESCRIBE,) if opened.describes else ()
+    return (*first, *before, TRAIN, *after, CLOSE, *(measures if due else ()))
 
 
 def _exchange_of(current: Round, number: int) -> str:
@@ -399,7 +410,7 @@ def _wanted(plan: Plan, current: Round) -> int:
 def _capacity(plan: Plan, current: Round) -> int:
     """The most updates that one sum may have: what the grid has room for."""
     size = plan.schedule.size if isinstance(plan.schedule, Buffered) else 0
-    drawn = next((len(task.nodes) for task in current.tasks.values() if task.exchange not in MEASURING), 0)
+    drawn = next((len(task.nodes) for task in current.tasks.values() if task.exchange not in ASIDE), 0)
     return max(CAPACITY, 2 * _wanted(plan, current), size, drawn)
 
 
@@ -426,16 +437,22 @@ def _whom(run: Run, carried: Carried, current: Round, exchange: str, roster: Ros
     if exchange == EVALUATE_BY_EVALUATOR:
         return tuple(sorted(roster.evaluators))
     if exchange in (EVALUATE, BASELINE):
-        count = min(plan.evaluation.nodes, len(roster))
         # The same nodes for the whole run, so that figures can be compared from round to round and with the baseline.
-        panel = keys.Key(plan.seed).at("evaluation").generator()
-        picks = panel.choice(len(roster), count, replace=False) if count < len(roster) else range(count)
-        return tuple(sorted(roster[int(index)] for index in picks))
+        return _panel(roster, plan.evaluation.nodes, keys.Key(plan.seed).at("evaluation"))
+    if exchange == DESCRIBE and plan.normalisation:
+        return _panel(roster, plan.normalisation.nodes, keys.Key(plan.seed).at("description"))
     if current.present is None:
         return _draw(run, current, roster, _wanted(plan, current), frozenset(), "cohort")
-    if plan.selector.before and exchange == _program(plan, current.opened)[len(plan.selector.before)]:
+    program = [name for name in _program(plan, current.opened) if name != DESCRIBE]
+    if plan.selector.before and exchange == program[len(plan.selector.before)]:
         return _choose(run, carried, current, current.present)
     return current.present
+
+
+def _panel(roster: Roster, nodes: int, key: keys.Key) -> tuple[str, ...]:
+    count = min(nodes, len(roster))
+    picks = key.generator().choice(len(roster), count, replace=False) if count < len(roster) else range(count)
+    return tuple(sorted(roster[int(index)] for index in picks))
 
 
 def _choose(run: Run, carried: Carried, current: Round, present: tuple[str, ...]) -> tuple[str, ...]:
@@ -458,6 +475,8 @@ def _settle(run: Run, current: Round, exchange: str, now_s: float) -> Settled | 
     survivors = tuple(sorted(current.heard.get(exchange, {})))
     if exchange in MEASURING:
         return Settled(now_s, exchange, survivors)
+    if exchange == DESCRIBE:
+        return Settled(now_s, exchange, survivors) if survivors else Ended(now_s, "no node described its features")
     goal = run.plan.schedule.size if isinstance(run.plan.schedule, Buffered) else _goal(run.plan, current)
     least = max(share(run.plan.quorum, goal), 0 if run.plan.selector.exact else run.plan.aggregator.minimum)
     if len(survivors) < least:

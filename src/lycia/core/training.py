@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
+from lycia.core.normalising import Moments
 
 GradientTerm = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(gradient, parameters) → gradient, both (size,) float32: what a client rule adds to each local step."""
@@ -46,6 +47,7 @@ class LocalTask:
       data: `NodeData.train` of the node.
       key: names the randomness of this work; equal keys give equal results.
       term: what the client rule adds to each gradient step; None for plain local training.
+      round: how many rounds the model has been through, for a learning rate that changes with them.
     """
 
     layout: Layout
@@ -53,6 +55,7 @@ class LocalTask:
     data: Any
     key: Key
     term: GradientTerm | None = None
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,5 +104,20 @@ class Trainer(Protocol):
         """How many examples were measured, and the metrics, such as {"accuracy": 0.9, "loss": 0.3}.
 
         Raises: TrainingError, if the data cannot be measured on.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribesFeatures(Protocol):
+    """A trainer whose model scales its features, so that they can be normalised over all nodes."""
+
+    @property
+    def scaled(self) -> bool: ...
+
+    def moments(self, data: Any) -> Moments:
+        """Count, mean and variance of each feature of one node's data.
+
+        Raises: TrainingError, if the data is not of that kind.
         """
         ...

@@ -10,6 +10,7 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import (
     BASELINE,
+    DESCRIBE,
     EVALUATE,
     EVALUATE_BY_EVALUATOR,
     TRAIN,
@@ -22,7 +23,7 @@ from lycia.core.messages import (
 )
 from lycia.core.parts import Arrays, NodeView
 from lycia.core.plan import Buffered, Plan
-from lycia.core.training import LocalTask, NodeData, Trainer
+from lycia.core.training import DescribesFeatures, LocalTask, NodeData, Trainer
 from lycia.errors import DataError, TrainingError
 
 Memory = Mapping[str, np.ndarray]
@@ -51,6 +52,8 @@ def work(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -> 
             return _train(trainer, plan, layout, ask, node)
         if ask.exchange in (EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE):
             return _measure(trainer, plan, layout, ask, node), node.memory
+        if ask.exchange == DESCRIBE:
+            return _describe(trainer, plan, ask, node), node.memory
         return _answer(trainer, plan, layout, ask, node)
     except _RECOVERABLE as error:
         return Declined(ask.task, node.name, error.what), node.memory
@@ -64,7 +67,7 @@ def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -
     rule = plan.client
     term = rule.term(asked.trained, ask.told, own[1])
     key = _key(plan, ask, node)
-    result = trainer.train(LocalTask(layout, asked, node.data.train, key.at("train"), term))
+    result = trainer.train(LocalTask(layout, asked, node.data.train, key.at("train"), term, ask.round))
     layout.check_model(result.model)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by admission, which names the node
         delta = result.model.trained.astype(np.float32) - asked.trained
@@ -88,6 +91,14 @@ def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -
     return updates, memory
 
 
+def _describe(trainer: Trainer, plan: Plan, ask: Ask, node: Node) -> Reply:
+    if plan.normalisation is None or not isinstance(trainer, DescribesFeatures):
+        return Declined(ask.task, node.name, "the plan that it has does not let it describe its features")
+    if node.data.train is None:
+        return Declined(ask.task, node.name, "it has no data to describe")
+    return Answer(ask.task, node.name, trainer.moments(node.data.train).to_bytes())
+
+
 def _measure(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -> Reply:
     if node.data.held_out is None:
         return Declined(ask.task, node.name, "it has no held-out data to measure on")
@@ -105,7 +116,7 @@ def _measure(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node)
 def _alone(trainer: Trainer, plan: Plan, layout: Layout, model: Model, node: Node) -> Model:
     for number in range(plan.evaluation.baseline_rounds):
         key = Key(plan.seed).at("alone", number, node.name, "train")
-        model = trainer.train(LocalTask(layout, model, node.data.train, key)).model
+        model = trainer.train(LocalTask(layout, model, node.data.train, key, round=number)).model
     return model
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from lycia.core import normalising
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model, read_checkpoint
 from lycia.core.plan import App
@@ -40,6 +41,12 @@ def first_model(app: App, checkpoint: str | Path | None = None) -> tuple[Layout,
             f"the checkpoint {str(path)!r} is not a model of this app: {differences}.",
             why="a run keeps the names, shapes and kinds of the app's model.",
             do="start from a checkpoint of the same app and version.",
+        )
+    if app.plan.normalisation and normalising.awaits_description(model):
+        raise LayoutError(
+            f"the checkpoint {str(path)!r} scales features by the bounds in a schema.",
+            why="the plan normalises features over the nodes, and the model has learned with another scale.",
+            do="start from a model of a run that was normalised, or leave the normalisation out of the plan.",
         )
     return layout, model
 

@@ -98,7 +98,9 @@ async def _hold_round(
 ) -> tuple[Carried, Round]:  # fmt: skip
     """One attempt at one round, to its end: what is carried on, and the round as it ended."""
     meter, journal = _Meter(world), _Journal(world.store, unwritten)
-    asked_from = replace(carried, model=start.model) if current.opened.purpose == "epilogue" else carried
+    asked_from = carried
+    if current.opened.purpose == "epilogue":  # alone, nodes begin where the run began, with features on the same scale
+        asked_from = replace(carried, model=replace(start.model, frozen=carried.model.frozen))
     for ask in rounds.outstanding(run, asked_from, current):
         await world.fleet.send(ask)
     while True:

@@ -12,7 +12,7 @@ import numpy as np
 from lycia.core.keys import Key
 from lycia.core.messages import Ask, Declined, Late, Reply, Summed, Updates, Vanished
 from lycia.core.plan import App
-from lycia.core.round import MEASURING, Run
+from lycia.core.round import ASIDE, Run
 from lycia.core.tensorfile import ITEM_BYTES
 from lycia.core.training import NodeData
 from lycia.core.work import Node, work
@@ -143,7 +143,7 @@ class SimulatedFleet:
         return self._up, self._down
 
     def _work(self, ask: Ask, name: str) -> Reply:
-        state, measures = self._state(name), ask.exchange in MEASURING
+        state, measures = self._state(name), ask.exchange in ASIDE
         node = Node(name, self._data(name), state.now if measures else state.base(ask), self._secret(ask, name))
         with one_thread():
             reply, memory = work(self._app.trainer, self._run.plan, self._run.layout, ask, node)

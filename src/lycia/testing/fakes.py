@@ -31,7 +31,7 @@ from lycia.core.messages import (
     Vanished,
 )
 from lycia.core.plan import Plan
-from lycia.core.round import MEASURING, Carried, Run, first
+from lycia.core.round import ASIDE, Carried, Run, first
 from lycia.core.training import NodeData, Trainer
 from lycia.core.work import Memory, Node, work
 from lycia.errors import SelectionError
@@ -341,7 +341,7 @@ class FakeFleet:
     def _memory_for(self, ask: Ask, node: str) -> Memory:
         """What the node remembers, without what came of earlier attempts at the same round, which never counted."""
         memory = self.memory.get(node, {})
-        if ask.exchange in MEASURING:
+        if ask.exchange in ASIDE:
             return memory
         (number, attempt), before = self._began.get(node, ((-1, -1), memory))
         if number == ask.round and attempt < ask.attempt:

@@ -13,12 +13,13 @@ import numpy as np
 
 from lycia.core import training
 from lycia.core.layout import Leaf, Model
+from lycia.core.normalising import SCALING, Moments
 from lycia.data.population import Examples
 from lycia.data.schema import Schema, label_codes
 from lycia.errors import TrainingError
 
 LabelSet = tuple[int, ...] | tuple[str, ...]
-LABELS, SCALING = "labels", "scaling"  # the names of these leaves
+LABELS = "labels"  # the name of that leaf
 
 
 def known_schema(schema: training.Schema | None) -> Schema:
@@ -56,15 +57,24 @@ def labels_leaf(labels: LabelSet) -> tuple[Leaf, np.ndarray]:
 
 
 def scaling_leaf(schema: Schema) -> tuple[Leaf, np.ndarray]:
-    """The frozen leaf that holds the ranges by which features are brought to 0..1."""
-    ranges = schema.ranges()
-    return Leaf(SCALING, ranges.shape, "float32", "frozen"), ranges
+    """The frozen leaf that scales features: to 0..1 by the bounds in the schema, until nodes have described them."""
+    low, high = schema.ranges()
+    scaling = np.stack([low, high - low, np.zeros_like(low)])
+    return Leaf(SCALING, scaling.shape, "float32", "frozen"), scaling
 
 
 def scaling_of(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
-    """(features,) the least value of each feature and the width of its range; None where they are taken as they are."""
-    ranges = model.frozen.get(SCALING)
-    return None if ranges is None else (ranges[0], ranges[1] - ranges[0])
+    """(features,) what is taken off each, and what the rest is divided by; None where they are taken as they are."""
+    scaling = model.frozen.get(SCALING)
+    return None if scaling is None else (scaling[0], scaling[1])
+
+
+def moments_of(data: Any) -> Moments:
+    """What a node says of its features before the first round.
+
+    Raises: TrainingError, if the data is not examples of numbers.
+    """
+    return Moments.of(fitting(data).features)
 
 
 def rows_of(features: np.ndarray, model: Model, dtype: type[np.floating[Any]]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from lycia.core import training
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Leaf, Model
+from lycia.core.normalising import Moments
 from lycia.core.training import LocalResult, LocalTask
 from lycia.errors import AppError, LayoutError
 from lycia.trainers.examples import (
@@ -21,6 +22,7 @@ from lycia.trainers.examples import (
     label_set_of,
     labels_leaf,
     labels_of,
+    moments_of,
     rows_of,
     scaling_leaf,
 )
@@ -41,8 +43,9 @@ class NumpyTrainer:
       steps: steps of local work instead, whatever the node's size.
       weight_decay: times the parameters, biases too, is added to each gradient.
       momentum: of the local steps; it starts at rest in every round.
-      scaled: brings features to 0..1 by the bounds in the schema, as a part of the model: nodes hold, and a `Predictor`
-        takes, what was measured, in its own units.
+      scaled: brings features to 0..1 by the bounds in the schema (or to mean 0 and variance 1, where the plan has a
+        normalisation), as a part of the model: nodes hold, and a `Predictor` takes, what was measured, in its
+        own units.
     Guarantees: equal tasks give equal results, bit for bit, on the same kind of machine with as many threads.
     Raises: AppError, if a setting cannot train.
     """
@@ -94,6 +97,13 @@ class NumpyTrainer:
             arrays[f"layer{layer}.bias"] = np.zeros(outputs, np.float32)
         layout = Layout((*(Leaf(name, array.shape) for name, array in arrays.items()), *(leaf for leaf, _ in frozen)))
         return layout, layout.model({**arrays, **{leaf.name: content for leaf, content in frozen}})
+
+    def moments(self, data: Any) -> Moments:
+        """Count, mean and variance of each feature.
+
+        Raises: TrainingError, if there are no examples.
+        """
+        return moments_of(data)
 
     def train(self, task: LocalTask) -> LocalResult:
         """The parameters after local SGD from the task's model. Its metric is the mean loss over all steps.

@@ -17,6 +17,7 @@ import numpy as np
 from lycia.core import training
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Leaf, Model
+from lycia.core.normalising import SCALING, Moments
 from lycia.core.training import LocalResult, LocalTask
 from lycia.errors import AppError, LayoutError, TrainingError
 from lycia.trainers import examples
@@ -25,7 +26,7 @@ Estimator = TypeVar("Estimator")
 
 _PARAMETERS = (("coef_", "intercept_"), ("coefs_", "intercepts_"))  # linear models; multilayer perceptrons
 _SEEN = "t_"  # where scikit-learn counts the examples that a learning rate decays with
-_NOT_FITTED = (examples.LABELS, examples.SCALING, _SEEN)
+_NOT_FITTED = (examples.LABELS, SCALING, _SEEN)
 _SEEDS = 2**32
 
 
@@ -41,8 +42,9 @@ class SklearnTrainer:
       epochs: calls of `partial_fit` a round, one pass each; or of `fit`, each with the estimator's own max_iter.
       parameters: names of the fitted arrays, or lists of arrays, that are the model; () for those of linear models and
         multilayer perceptrons.
-      scaled: brings features to 0..1 by the bounds in the schema, as a part of the model: nodes hold, and an estimator
-        that is loaded takes, what was measured, in its own units.
+      scaled: brings features to 0..1 by the bounds in the schema (or to mean 0 and variance 1, where the plan has a
+        normalisation), as a part of the model: nodes hold, and an estimator that is loaded takes, what was measured, in its
+        own units.
     Guarantees:
       - Equal tasks give equal results, for the same version of scikit-learn.
       - A learning rate that decays with the examples seen goes on from round to round, at each node by its own count.
@@ -96,6 +98,13 @@ class SklearnTrainer:
             beside.append((Leaf(_SEEN, (), "float64", "statistics"), np.array(primed.t_, np.float64)))
         layout = Layout((*leaves, *(leaf for leaf, _ in beside)))
         return layout, layout.model({**arrays, **{leaf.name: content for leaf, content in beside}})
+
+    def moments(self, data: Any) -> Moments:
+        """Count, mean and variance of each feature.
+
+        Raises: TrainingError, if there are no examples.
+        """
+        return examples.moments_of(data)
 
     def train(self, task: LocalTask) -> LocalResult:
         """The parameters after local fitting from the task's model. Its metrics are those of `evaluate`, on this data.

@@ -181,7 +181,9 @@ class Mailbox:
         model = base = None
         if ask.model is not None:
             pieces = wire.base_file(layout, ask.model)
-            base = self._made_once("base", "", pieces) if pieces else None
+            # Nothing in it changes, but that each attempt at a first round may scale features anew.
+            scaled = f"{ask.attempt}" if self.run.plan.normalisation and ask.round == 0 else ""
+            base = self._made_once("base", scaled, pieces) if pieces else None
             # The baseline begins with the first model, whatever the round.
             version = f"{ask.round}, {ask.exchange == BASELINE}"
             model = self._made_once("model", version, wire.model_file(layout, ask.model, ask.run))
