@@ -261,3 +261,11 @@ def test_an_update_in_flight_is_heard_once_and_waits_while_the_model_is_measured
     assert hear(run, carried, after, update, 2.0) == hear(run, carried, after, stale, 2.0) == []
     assert refusals(after, stale) == {"node 4": late.reason}
     assert refusals(after, update) == {}
+
+
+def test_a_node_that_makes_up_task_numbers_is_named_once():
+    run, carried, current = open_round()
+    for number in (7, 8, 10**9):
+        for event in hear(run, carried, current, updates(number, ("node 0",)), 1.0):
+            current = take(current, event)
+    assert [drop.node for drop in current.late] == ["node 0"]

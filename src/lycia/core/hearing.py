@@ -39,7 +39,10 @@ def hear(run: Run, carried: Carried, current: Round, reply: Reply, at_s: float) 
     if late:
         if isinstance(reply, (Declined, Vanished)):
             return []
-        known = {drop.node for drop in current.late if drop.task == reply.task} | _heard_of(current, reply.task)
+        said = {drop.task for drop in current.late if drop.task == reply.task}
+        if reply.task not in current.tasks:  # once for each node, whatever numbers it makes up
+            said = {drop.task for drop in current.late if drop.task not in current.tasks}
+        known = {drop.node for drop in current.late if drop.task in said} | _heard_of(current, reply.task)
         return [_drop(reply, node, "late", late, at_s) for node in dict.fromkeys(nodes) if node not in known]
     task, dropped = current.tasks.get(reply.task), current.dropped.get(exchange, {})
     asked = set(task.nodes) if task else {carried.inflight[reply.task][0]}
