@@ -4,13 +4,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lycia.core.plan import App
 from lycia.demo_app import demo_app
+from lycia.demo_hospitals import hospitals_app
 from lycia.deployment.local import Federation
 from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
@@ -20,10 +23,51 @@ from lycia.runtime.ports import Observer
 from lycia.terminal import RunProgress, readable_bytes
 
 _SILENCE_S = 15.0  # longer than a killed node takes to come back on a busy machine
-_APP = "from lycia.demo_app import demo_app\n\napp = demo_app(nodes={nodes})\n"
 
 
-def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | None, console: Console) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Demo:
+    """What a demo is about.
+
+    Attributes:
+      app: what the operator starts.
+      source: the Python file in which nodes find the same app.
+      examples: what the nodes hold, in a word for people.
+      remark: what is told after the figures.
+    """
+
+    app: App
+    source: str
+    examples: str
+    remark: str = ""
+
+
+def digits_demo(nodes: int = 4, rounds: int | None = None) -> Demo:
+    """Handwritten digits, of which every node mostly sees a few.
+
+    Raises: AppError, if there are fewer than two nodes.
+    """
+    app = demo_app(nodes=nodes) if rounds is None else demo_app(nodes=nodes, rounds=rounds)
+    return Demo(app, f"from lycia.demo_app import demo_app\n\napp = demo_app(nodes={nodes})\n", "digits")
+
+
+def hospitals_demo(rounds: int | None = None) -> Demo:
+    """Patients of four real hospitals.
+
+    Raises: DataError, if they are not here and cannot be fetched.
+    """
+    app = hospitals_app() if rounds is None else hospitals_app(rounds=rounds)
+    for name in app.population:
+        _ = app.population[name]  # what is missing is told before anything starts, and fetched once
+    return Demo(
+        app,
+        "from lycia.demo_hospitals import hospitals_app\n\napp = hospitals_app()\n",
+        "patients",
+        "Nearly all patients of Switzerland have the disease: a model that always says so is hard to beat there.",
+    )
+
+
+def run_demo(demo: Demo, *, kill: bool, directory: Path | None, console: Console) -> dict[str, Any]:
     """Hold the demo; returns {"final": {"accuracy": …}, "rounds", "bytes_up", "bytes_down", "report", …}.
 
     Raises: LyciaError, if a process of it fails.
@@ -31,8 +75,8 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
     home = directory or Path(tempfile.mkdtemp(prefix="lycia-demo-"))
     home.mkdir(parents=True, exist_ok=True)
     app_file = home / "demo_app.py"
-    app_file.write_text(_APP.format(nodes=nodes))
-    app = demo_app(nodes=nodes) if rounds is None else demo_app(nodes=nodes, rounds=rounds)
+    app_file.write_text(demo.source, encoding="utf-8")
+    app, nodes = demo.app, len(demo.app.population)
     names = list(app.population.names)
     console.print(f"Starting a coordinator and {nodes} node processes on this machine, over TLS …")
     began = time.monotonic()
@@ -41,7 +85,9 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
             federation.add_node(name, name)
         federation.wait_nodes(nodes)
         spent_s = time.monotonic() - began
-        console.print(f"{nodes} nodes have joined {federation.url}, each with digits of its own ({spent_s:.1f} s).")
+        console.print(
+            f"{nodes} nodes have joined {federation.url}, each with {demo.examples} of its own ({spent_s:.1f} s)."
+        )
         run = start_run(federation.client, app)
         watchers: list[Observer] = [RunProgress(console)]
         if kill:
@@ -51,7 +97,7 @@ def run_demo(*, nodes: int, rounds: int | None, kill: bool, directory: Path | No
     facts = RunFacts.of(raw)
     summary = facts.summary()
     report = write_report(raw, home / "report")
-    _show(console, facts, report)
+    _show(console, demo, facts, report)
     if directory is None:
         for folder in ("coordinator", "nodes"):
             shutil.rmtree(home / folder, ignore_errors=True)
@@ -75,14 +121,16 @@ class _Killer:
         self._federation.restart(self._name)
 
 
-def _show(console: Console, facts: RunFacts, report: Path) -> None:
-    console.print("accuracy on each node's held-out digits, trained alone and together:")
+def _show(console: Console, demo: Demo, facts: RunFacts, report: Path) -> None:
+    console.print(f"accuracy on each node's held-out {demo.examples}, trained alone and together:")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("node", "alone", "together"):
         table.add_column(column)
     for row in facts.benefits():
         table.add_row(row.node, _figure(row.alone), _figure(row.together))
     console.print(table)
+    if demo.remark:
+        console.print(demo.remark)
     summary: Mapping[str, Any] = facts.summary()
     console.print(
         f"accuracy [bold]{summary['final']['accuracy']:.4f}[/] after {summary['rounds']} rounds; "

@@ -3,7 +3,7 @@
 from functools import cache
 
 from lycia.aggregators import ExampleWeightedMean
-from lycia.algorithms import FedAvg, Momentum
+from lycia.algorithms import SGD, FedAvg
 from lycia.core.keys import Key
 from lycia.core.plan import App, Evaluation, Plan
 from lycia.core.training import NodeData
@@ -37,7 +37,7 @@ def demo_app(nodes: int = 4, rounds: int = 20, seed: int = 0) -> App:
             selector=Everyone(),
             client=FedAvg(),
             aggregator=ExampleWeightedMean(),
-            server=Momentum(momentum=0.7),  # nodes pull different ways; what they agree on adds up
+            server=SGD(momentum=0.7),  # nodes pull different ways; what they agree on adds up
             evaluation=Evaluation(baseline_rounds=rounds),
         ),
         population=Population(names, lambda name: shares(names, seed)[name]),
