@@ -86,11 +86,26 @@ def test_data_that_misses_the_schema_is_refused_with_all_its_differences():
     assert failure.value.do
 
 
+def test_where_most_values_miss_their_bounds_the_unit_is_asked_for():
+    months = FEATURES * [[12, 1, 1]]
+    assert PATIENTS.differences(data(months)) == [
+        "the training data has 3 examples outside 0 to 120 years in column 'age' (the first in row 0), "
+        "so many that they may be in another unit than years"
+    ]
+
+
+def test_codes_that_no_float32_holds_exactly_are_still_codes():
+    schema = Schema(columns=(Column("dose", "category", categories=(0.1, 0.3)),), labels=(0, 1))
+    features = np.array([[0.1], [0.3]], dtype=np.float32)
+    assert schema.differences(NodeData(Examples(features, np.array([0, 1])))) == []
+
+
 def test_a_plain_shape_has_bounds_for_all_features():
     pictures = Schema(shape=(2, 2), bounds=(0, 1), labels=(0, 1))
     assert pictures.differences(NodeData(Examples(np.ones((3, 2, 2)), np.array([0, 1, 1])))) == []
     assert pictures.differences(NodeData(Examples(np.full((3, 2, 2), 2.0), np.array([0, 1, 1])))) == [
-        "the training data has 3 examples outside 0 to 1 (the first in row 0)"
+        "the training data has 3 examples outside 0 to 1 (the first in row 0), "
+        "so many that they may be on another scale"
     ]
     assert pictures.differences(NodeData(Examples(np.ones((3, 4)), np.array([0, 1, 1])))) == [
         "the training data has examples of shape (4,) instead of (2, 2)"
@@ -110,7 +125,7 @@ def test_targets_are_finite_numbers():
 
 
 @pytest.mark.parametrize(
-    "schema", [PATIENTS, Schema(shape=(8, 8), bounds=(None, 1)), Schema(shape=(1,), labels=(3, 1))]
+    "schema", [PATIENTS, Schema(shape=(8, 8), bounds=(None, 1)), Schema(shape=(1,), labels=(3, 1), label="class")]
 )
 def test_a_schema_comes_back_from_json(schema: Schema):
     assert Schema.from_json(schema.to_json()) == schema
@@ -140,6 +155,9 @@ def test_json_that_describes_an_impossible_schema_is_refused():
         lambda: Schema(shape=(1,), labels=(1, 1.5)),
         lambda: Schema(shape=(1,), bounds=(1, 0)),
         lambda: Schema(columns=(Column("age"), Column("age"))),
+        lambda: Schema(columns=(Column("age"), Column("label"))),
+        lambda: Schema(columns=(Column("age"),), label="age"),
+        lambda: Schema(columns=(Column("age"),), label=""),
         lambda: Column("age", bounds=(0, float("inf"))),
         lambda: Column("sex", "category"),
         lambda: Column("age", "number", categories=(1, 2)),

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from lycia.core.plan import App
 from lycia.core.training import NodeData
 from lycia.errors import AppError, DataError, LyciaError, NotFound
-
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "columns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +128,19 @@ class Population:
         Where the sizes were not given, this loads every node once.
         """
         if self._sizes is None:
-            trains = [self[name].train for name in self._names]
-            if not all(train is None or hasattr(train, "__len__") for train in trains):
-                return None
-            self._sizes = np.array([0 if train is None else len(train) for train in trains], dtype=np.float64)
+            sizes = []
+            for name in self._names:  # one at a time: together they may be more than memory holds
+                train = self[name].train
+                if not (train is None or hasattr(train, "__len__")):
+                    return None
+                sizes.append(0 if train is None else len(train))
+            self._sizes = np.array(sizes, dtype=np.float64)
         return self._sizes.copy()
+
+    @property
+    def known_sizes(self) -> np.ndarray | None:
+        """(nodes,) what `sizes` returns, if that is known without loading anything."""
+        return None if self._sizes is None else self._sizes.copy()
 
 
 def as_population(value: Any) -> Population:
@@ -159,38 +165,43 @@ def as_population(value: Any) -> Population:
     raise _no_population(f"is a {type(value).__name__}" if value is not None else "is missing")
 
 
-def load_node_data(spec: str, app: App) -> NodeData:
-    """What `--data` names: `path/to/file.py:function`, a `.npz` file, or a node of the app's own population.
+def load_node_data(spec: str, app: App, note: Callable[[str], None] = lambda _: None) -> NodeData:
+    """What `--data` names: a file, a folder, `path/to/file.py:function`, or a node of the app's own population.
 
-    A function is called without arguments and gives `NodeData`. A `.npz` file holds x_train and y_train, and may hold
-    x_test and y_test, and the names of the columns as `columns`.
+    A function is called without arguments and gives `NodeData`. Tables (.csv, .tsv, both also with .gz, .parquet) are
+    read by the app's schema. A `.npz` file holds x_train and y_train, and may hold x_test and y_test, and the names of
+    the columns as `columns`. What a folder holds is said in `lycia.data.files`. Where a file or folder has nothing to
+    measure with, a fifth of the examples is held out, always the same ones.
 
-    Raises: DataError, which says what was tried.
+    Args:
+      note: told in a sentence what was left out, and what was held out.
+    Raises: DataError, which says what was tried, or lists everything in which a table misses the schema.
     """
+    from lycia.data.files import ENDINGS, node_data_at  # which know examples, as this room does
+
     path, colon, function = spec.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_function(Path(path), function)
-    if spec.endswith(".npz"):
-        return _from_npz(Path(spec))
-    tried = f"{spec!r} is not written as path/to/file.py:function, does not end in .npz"
-    if app.population is None:
-        raise DataError(
-            f"there is no data {spec!r}.", why=f"{tried}, and the app has no population that could name it.", do=_DO
-        )
-    population = as_population(app.population)
-    if spec not in population:
-        raise DataError(
-            f"there is no data {spec!r}.",
-            why=f"{tried}, and is not in the app's population: {_some(population.names)}.",
-            do=_DO,
-        )
-    return population[spec]
-
-
-_DO = (
-    "pass --data path/to/file.py:function with a function that returns NodeData, or --data file.npz with the arrays "
-    "x_train and y_train."
-)
+    is_folder = Path(spec).is_dir()
+    if spec.endswith(ENDINGS) or (is_folder and set(spec) & {"/", os.sep}):
+        return node_data_at(Path(spec), app.schema, note)
+    population = None if app.population is None else as_population(app.population)
+    if population is not None and spec in population:
+        return population[spec]
+    if is_folder:
+        return node_data_at(Path(spec), app.schema, note)
+    endings = ", ".join(ENDINGS)
+    raise DataError(
+        f"there is no data {spec!r}.",
+        why=f"it is not written as path/to/file.py:function, does not end in {endings}, is no folder, and "
+        + (
+            "the app has no population that could name it."
+            if population is None
+            else f"is not in the app's population: {_some(population.names)}."
+        ),
+        do="pass --data FILE.csv with the columns of the app's schema, another file or folder of these kinds, or "
+        "--data path/to/file.py:function with a function that returns NodeData.",
+    )
 
 
 def _from_function(path: Path, name: str) -> NodeData:
@@ -249,39 +260,6 @@ def _module(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
-
-
-def _from_npz(path: Path) -> NodeData:
-    if not path.is_file():
-        raise DataError(
-            f"there is no file {path}.",
-            why=f"it was looked for as {path.resolve()}.",
-            do="give the path from here, or an absolute one.",
-        )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile, EOFError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}.",
-            why="a .npz file holds plain arrays of numbers or text; objects in it would be code, and are not loaded.",
-            do="write it with numpy.savez(path, x_train=…, y_train=…).",
-        ) from None
-    wanted = {"x_train", "y_train"} | ({"x_test", "y_test"} if arrays.keys() & {"x_test", "y_test"} else set())
-    lacking = wanted - arrays.keys()
-    unknown = arrays.keys() - set(_ARRAYS)
-    if lacking or unknown:
-        raise DataError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; {', '.join(sorted(lacking or unknown))} "
-            f"{'is missing' if lacking else 'is not known'}.",
-            why=f"the arrays have fixed names: {', '.join(_ARRAYS)}; only the first two must be there.",
-            do="write it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…).",
-        )  # fmt: skip
-    columns = tuple(map(str, arrays["columns"])) if "columns" in arrays else None
-    return NodeData(
-        Examples(arrays["x_train"], arrays["y_train"], columns),
-        Examples(arrays["x_test"], arrays["y_test"], columns) if "x_test" in arrays else None,
-    )
 
 
 def _needs_nothing(function: Callable[..., Any]) -> bool:

@@ -58,6 +58,7 @@ class Schema(training.Schema):
       shape: the shape of one example, or how many features it has; taken from the columns where there are some.
       labels: every label that may occur, in the order of a model's outputs; None where labels are numbers to predict.
       bounds: the least and the greatest value of any feature, for a plain shape.
+      label: what the column with the labels is called, where data comes as a table with named columns.
     Raises: AppError, if it describes no data.
     Example:
       >>> Schema(columns=(Column("age", unit="years", bounds=(0, 120)),), labels=("ill", "well")).shape
@@ -68,6 +69,7 @@ class Schema(training.Schema):
     shape: tuple[int, ...] = ()
     labels: tuple[int, ...] | tuple[str, ...] | None = None
     bounds: Bounds = (None, None)
+    label: str = "label"
 
     def __post_init__(self) -> None:
         columns = tuple(self.columns)
@@ -75,12 +77,13 @@ class Schema(training.Schema):
         object.__setattr__(self, "shape", (len(columns),) if columns else _checked_shape(self.shape))
         object.__setattr__(self, "labels", None if self.labels is None else _checked_labels(self.labels))
         object.__setattr__(self, "bounds", _checked_bounds("the schema", self.bounds))
-        names = [column.name for column in columns]
-        if len(set(names)) < len(names):
+        names = [*(column.name for column in columns), self.label]
+        if len(set(names)) < len(names) or "" in names:
+            twice = sorted({name for name in names if names.count(name) > 1})
             raise AppError(
-                f"the schema names a column twice: {', '.join(name for name in names if names.count(name) > 1)}.",
-                why="a name stands for one column.",
-                do="rename one of them.",
+                f"the schema names a column twice: {', '.join(twice)}." if twice else "a column has no name.",
+                why="a name stands for one column, and the column with the labels is one, too.",
+                do="rename one of them, or say with label=… what the column with the labels is called.",
             )
 
     def differences(self, data: NodeData) -> list[str]:
@@ -118,7 +121,10 @@ class Schema(training.Schema):
             for column in self.columns
         ]  # fmt: skip
         labels = None if self.labels is None else list(self.labels)
-        described = {"columns": columns, "shape": list(self.shape), "labels": labels, "bounds": list(self.bounds)}
+        described = {
+            "columns": columns, "shape": list(self.shape), "labels": labels, "bounds": list(self.bounds),
+            "label": self.label,
+        }  # fmt: skip
         return json.dumps(described, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -138,7 +144,7 @@ class Schema(training.Schema):
                     for column in described["columns"]
                 ),
                 tuple(described["shape"]), None if described["labels"] is None else tuple(described["labels"]),
-                _pair(described["bounds"]),
+                _pair(described["bounds"]), str(described["label"]),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AppError) as error:
             raise DataError(
@@ -155,10 +161,8 @@ class Schema(training.Schema):
             yield f"has labels of shape {examples.labels.shape} instead of one label for each example"
         elif len(examples.features) != len(examples.labels):
             yield f"has {len(examples.features)} examples and {len(examples.labels)} labels"
-        if self.labels is not None and examples.labels.ndim == 1:
-            yield from _strange_labels(self.labels, examples.labels)
-        elif self.labels is None and not _are_finite(examples.labels):
-            yield "has labels that are not finite numbers"
+        if self.labels is None or examples.labels.ndim == 1:
+            yield from label_differences(self, examples.labels)
         misshapen = list(self._misshapen(examples))
         yield from misshapen
         if not misshapen:
@@ -186,16 +190,9 @@ class Schema(training.Schema):
 
     def _bad_values(self, features: np.ndarray) -> Iterator[str]:
         if not self.columns:
-            yield from _out_of_bounds("", features.reshape(len(features), math.prod(self.shape)), self.bounds, "")
+            yield from shape_differences(self, features)
         for column, values in zip(self.columns, features.T, strict=False):
-            place, rows = f" in column {column.name!r}", values[:, np.newaxis]
-            yield from _out_of_bounds(place, rows, column.bounds, column.unit)
-            whole = np.isfinite(values)
-            if column.kind == "integer":
-                yield from _count(whole & (values != np.rint(values)), f"that is not a whole number{place}")
-            elif column.kind == "category":
-                codes = ", ".join(f"{code:g}" for code in column.categories)
-                yield from _count(whole & ~np.isin(values, column.categories), f"that is not one of {codes}{place}")
+            yield from column_differences(column, values)
 
 
 def check_data(schema: training.Schema, data: NodeData) -> None:
@@ -210,6 +207,35 @@ def check_data(schema: training.Schema, data: NodeData) -> None:
             why="all nodes train one model, so the same column must mean the same thing everywhere.",
             do="change the data, or the function that loads it; if the schema is wrong, change it in the app.",
         )
+
+
+def column_differences(column: Column, values: np.ndarray, rows: np.ndarray | None = None) -> Iterator[str]:
+    """What is wrong with the numbers of one column, as verbs without a subject.
+
+    Shapes: values (n,); rows (n,) what each row is called where the data comes from, if not by its place.
+    """
+    place = f" in column {column.name!r}"
+    yield from _out_of_bounds(place, values[:, np.newaxis], column.bounds, column.unit, rows)
+    whole = np.isfinite(values)
+    if column.kind == "integer":
+        yield from _count(whole & (values != np.rint(values)), f"that is not a whole number{place}", rows=rows)
+    elif column.kind == "category":
+        codes = np.array(column.categories, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
+        known = ", ".join(f"{code:g}" for code in column.categories)
+        yield from _count(whole & ~np.isin(values, codes), f"that is not one of {known}{place}", rows=rows)
+
+
+def shape_differences(schema: Schema, features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[str]:
+    """What is wrong with the values of features of a plain shape; as `column_differences` has it."""
+    yield from _out_of_bounds("", features.reshape(len(features), math.prod(schema.shape)), schema.bounds, "", rows)
+
+
+def label_differences(schema: Schema, labels: np.ndarray, rows: np.ndarray | None = None) -> Iterator[str]:
+    """What is wrong with the labels; as `column_differences` has it."""
+    if schema.labels is not None:
+        yield from _strange_labels(schema.labels, labels, rows)
+    elif not np.isfinite(_numbers(labels)).all():
+        yield "has labels that are not finite numbers"
 
 
 def label_codes(labels: tuple[int, ...] | tuple[str, ...], values: np.ndarray) -> np.ndarray:
@@ -238,14 +264,17 @@ def _numbers(values: np.ndarray) -> np.ndarray:
         return np.full(values.shape, np.nan)
 
 
-def _strange_labels(labels: tuple[int, ...] | tuple[str, ...], values: np.ndarray) -> Iterator[str]:
+def _strange_labels(
+    labels: tuple[int, ...] | tuple[str, ...], values: np.ndarray, rows: np.ndarray | None
+) -> Iterator[str]:
     known = f"{labels[0]!r} … {labels[-1]!r}" if len(labels) > 8 else ", ".join(map(repr, labels))
-    yield from _count(label_codes(labels, values) < 0, f"whose label is not in the label set ({known})", "example")
+    strange = label_codes(labels, values) < 0
+    yield from _count(strange, f"whose label is not in the label set ({known})", "example", rows)
 
 
-def _out_of_bounds(place: str, rows: np.ndarray, bounds: Bounds, unit: str) -> Iterator[str]:
-    finite = np.isfinite(rows)
-    yield from _count(~finite.all(axis=1), f"with a NaN or an infinity{place}", "example")
+def _out_of_bounds(place: str, cells: np.ndarray, bounds: Bounds, unit: str, rows: np.ndarray | None) -> Iterator[str]:
+    finite = np.isfinite(cells)
+    yield from _count(~finite.all(axis=1), f"with a NaN or an infinity{place}", "example", rows)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     where = (
         f"above {high:g}"
@@ -254,18 +283,18 @@ def _out_of_bounds(place: str, rows: np.ndarray, bounds: Bounds, unit: str) -> I
         if bounds[1] is None
         else f"outside {low:g} to {high:g}"
     )
-    strange = (finite & ((rows < low) | (rows > high))).any(axis=1)
-    yield from _count(strange, f"{where}{' ' * bool(unit)}{unit}{place}", "example")
+    strange = (finite & ((cells < low) | (cells > high))).any(axis=1)
+    guess = f", so many that they may be {f'in another unit than {unit}' if unit else 'on another scale'}"
+    for told in _count(strange, f"{where}{' ' * bool(unit)}{unit}{place}", "example", rows):
+        yield told + guess * bool(2 * np.count_nonzero(strange) > len(strange))
 
 
-def _count(strange: np.ndarray, what: str, noun: str = "value") -> Iterator[str]:
+def _count(strange: np.ndarray, what: str, noun: str = "value", rows: np.ndarray | None = None) -> Iterator[str]:
     count = int(np.count_nonzero(strange))
     if count:
-        yield f"has {count} {noun}{'s' * (count > 1)} {what} (the first in row {int(np.argmax(strange))})"
-
-
-def _are_finite(labels: np.ndarray) -> bool:
-    return bool(np.isfinite(_numbers(labels)).all())
+        place = int(np.argmax(strange))
+        row = place if rows is None else rows[place]
+        yield f"has {count} {noun}{'s' * (count > 1)} {what} (the first in row {row})"
 
 
 def _columns(names: list[str]) -> str:

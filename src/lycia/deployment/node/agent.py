@@ -374,8 +374,8 @@ def _inline(digest: str, text: str) -> bytes:
 
 def _bare_environment() -> dict[str, str]:
     """What the trainer process may know of the agent's environment: nothing that is a credential or a way out."""
-    hidden = ("LYCIA_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden) or key == "LYCIA_DATA"}
+    hidden, data = ("LYCIA_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), ("LYCIA_DATA", "LYCIA_CACHE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden) or key in data}
     return {**kept, "PYTHONUNBUFFERED": "1"}
 
 

@@ -106,6 +106,10 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             file.write(piece)
 
 
+def _note(said: str) -> None:
+    sys.stderr.write(f"{said}\n")
+
+
 def main(arguments: list[str]) -> int:
     """Load the app and the data, say so, and work until standard input ends."""
     name, app_path, data_name = arguments
@@ -113,7 +117,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which ends this process
     try:
         app = load_app(Path(app_path))
-        data = load_node_data(data_name, app)
+        data = load_node_data(data_name, app, _note)
         if app.schema is not None:
             check_data(app.schema, data)
         worker = Worker(name, app, data)
