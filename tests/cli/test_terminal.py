@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -17,10 +18,10 @@ RECORD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def shown(*facts: object, terminal: bool = False) -> str:
+def shown(*facts: object, terminal: bool = False, watches: bool = False) -> str:
     """What an observer prints."""
     console = Console(file=io.StringIO(), width=100, force_terminal=terminal, highlight=False)
-    with RunProgress(console) as progress:
+    with RunProgress(console, watches=watches) as progress:
         for fact in facts:
             progress.notice(fact)
     return console.file.getvalue()
@@ -60,6 +61,66 @@ def test_a_node_that_writes_markup_is_shown_as_it_writes():
         dropped = [{"node": "east", "kind": "declined", "reason": reason, "exchange": "train"}]
         assert f"east declined: {reason}" in shown(RoundEnded(RECORD | {"dropped": dropped}))
         assert f"paused: {reason}" in shown(RunEnded("paused", reason, 3))
+
+
+def a_past(rounds: int, **of_the_second: Any) -> list[RoundEnded]:
+    """So many rounds that were over before anybody watched."""
+    records = [RECORD | {"round": number} for number in range(rounds)]
+    return [RoundEnded(record | (of_the_second if record["round"] == 1 else {})) for record in records]
+
+
+def test_who_comes_late_is_told_of_many_rounds_in_a_few_lines():
+    east = {"node": "east", "kind": "declined", "reason": "it is busy", "exchange": "train"}
+    lines = shown(
+        RunBegan("digits-1", 700, 0, 2, ""), *a_past(500, dropped=[east], missed="1 of 3 nodes were heard"),
+        RoundMoved(500, 0, "train", 0, 2), RoundEnded(RECORD | {"round": 500}), watches=True,
+    ).splitlines()  # fmt: skip
+    assert lines[1] == "rounds 1 to 496 are done  accuracy 0.7500 → 0.7500  1 declined  1 attempt missed"
+    assert [line.split()[1] for line in lines[2:]] == ["497", "498", "499", "500", "501"]
+    assert "↑ 751.5 kB ↓ 1.3 GB" in lines[-1]  # all rounds together
+
+
+def test_a_run_that_is_over_is_told_to_its_end():
+    lines = shown(
+        RunBegan("digits-1", 5, 0, 2, ""), *a_past(5), RunEnded("finished", "all rounds done", 5), watches=True
+    )
+    assert len(lines.splitlines()) == 1 + 5 + 1
+
+
+def test_a_run_that_goes_on_after_a_pause_says_so():
+    lines = shown(
+        RunBegan("digits-1", 5, 0, 2, ""), RunEnded("paused", "by operator", 1), RoundMoved(1, 0, "train", 0, 2),
+        RunEnded("stopped", "by operator", 1),
+    ).splitlines()  # fmt: skip
+    assert lines[1:] == ["paused: by operator", "the run goes on", "stopped: by operator"]
+
+
+def test_the_gravest_troubles_come_first_and_hundreds_of_them_are_counted():
+    dropped = [{"node": f"n{i}", "kind": "vanished", "reason": "gone", "exchange": "train"} for i in range(300)]
+    bad = {"node": "bad", "kind": "quarantined", "reason": "its norm is 9", "exchange": "train"}
+    lines = shown(RoundEnded(RECORD | {"dropped": [*dropped, bad]})).splitlines()
+    assert lines[1] == "  round 5: bad quarantined: its norm is 9"
+    assert lines[-1] == "  round 5: and 293 more"
+    assert len(lines) == 10
+
+
+def test_a_live_line_fits_into_80_columns_and_says_what_is_going_on():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, highlight=False)
+    with RunProgress(console, watches=True) as progress:
+        for fact in (
+            RunBegan("digits-1", 200, 0, 128, ""),
+            *a_past(3),
+            RoundMoved(3, 1, "evaluate by evaluator", 1, 2),
+        ):
+            progress.notice(fact)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).rstrip().splitlines()[-1].rstrip()
+    assert last == "round ━━━━━━━━   3/200 evaluator 1 of 2, attempt 2 accuracy 0.7500 eta 4:03"
+    assert len(last) <= 80
+
+
+def test_those_who_were_asked_and_not_heard_are_counted():
+    record = RECORD | {"asked": {"train": ["east", "north", "south"], "evaluate": ["north", "south"]}}
+    assert round_line(record, "", "") == "round   5  2 of 3 nodes heard  1.23 s"
 
 
 def test_a_terminal_has_its_cursor_again_whatever_happens():

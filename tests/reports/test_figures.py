@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from lycia.core.plan import Evaluation, Stop
-from lycia.reports import figures, metric_lines, summary
-from tests.reports.runs import Told, a_plan, an_eventful_run, digest, facts_of
+from lycia.reports import figures, metric_lines, page, summary, words
+from tests.reports.runs import Told, a_long_run, a_plan, an_eventful_run, digest, facts_of
 
 RUN = an_eventful_run()
 
@@ -171,3 +171,39 @@ def test_a_run_that_never_began_has_figures_of_nothing():
     empty = facts_of(a_plan(3, evaluation=Evaluation(nodes=0)), [])
     assert (summary(empty)["rounds"], summary(empty)["final"]) == (0, {})
     assert (figures.turnouts(empty), figures.node_figures(empty, ""), list(metric_lines(empty))) == ((), (), [])
+
+
+def test_a_thinned_line_keeps_its_ends_and_its_extremes():
+    line = figures.series(a_long_run(5, 400, every=1), "accuracy")
+    thin = figures.thinned(line, 40)
+    assert 20 <= len(thin.pooled) <= 44
+    assert (thin.pooled[0], thin.pooled[-1]) == (line.pooled[0], line.pooled[-1])
+    assert max(value for _, value in thin.pooled) == max(value for _, value in line.pooled)
+    assert set(thin.pooled) <= set(line.pooled)
+    rounds = {number for number, _ in thin.pooled}
+    assert all({number for number, _ in points} <= rounds for points in thin.nodes.values())
+    assert figures.thinned(line, 1000) == line
+
+
+def test_who_describes_its_features_is_told_of_and_no_part_of_the_cohort():
+    record = dict(RUN.records[0])
+    record["asked"] = {"describe": ["east", "north", "far"], **record["asked"]}
+    record["dropped"] = [{"node": "far", "exchange": "describe", "kind": "vanished", "reason": "gone"}]
+    facts = replace(RUN, records=[record])
+    (first,) = facts.rounds
+    assert first.described == {"east", "north"}
+    assert "far" not in first.cohort
+    assert figures.states(facts).keys() == {"east", "north", "south", "west"}
+    assert [(item.node, item.exchange) for item in figures.incidents(facts)] == [("far", "describe")]
+    assert "2 nodes described their features, for the scale that all of them share." in words.turnout_words(facts)
+    assert "describe" in page(facts)
+
+
+def test_the_norm_for_which_an_update_was_refused_is_drawn_where_it_lies():
+    record = dict(RUN.records[0], norm_bound=5.0)
+    drop = {"node": "far", "exchange": "train", "kind": "quarantined", "reason": "its norm is too large", "norm": 7.5}
+    record["dropped"] = [drop]
+    facts = replace(RUN, records=[record])
+    (found,) = figures.norms(facts)
+    assert (found.refused, found.above) == (1, [7.5])
+    assert "1 refused, with a norm of 7.500" in page(facts)

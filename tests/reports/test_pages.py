@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lycia.core.plan import Evaluation
+from lycia.algorithms.server_optimizers import SGD
+from lycia.core.plan import Evaluation, Normalisation
 from lycia.reports import RunFacts, bars, figures, page, strips, words
 from tests.reports.runs import Told, a_long_run, a_plan, an_eventful_run, facts_of
 
@@ -206,3 +207,29 @@ def test_the_nodes_with_the_most_mishaps_come_first_and_those_without_any_not_at
         "bad": {1: "quarantined"},
     }
     assert strips.troubled(states) == ["bad", "slow"]
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (SGD(), "The old model plus the mean update."),
+        (SGD(0.5), "The old model plus 0.5 times the mean update."),
+        (
+            SGD(0.5, momentum=0.9),
+            "The old model plus 0.5 times a running sum of the mean updates with a momentum of 0.9 (FedAvgM).",
+        ),
+        (
+            SGD(weight_decay=0.01),
+            "The old model plus the mean update; each step also shrinks the model, by a weight decay of 0.01.",
+        ),
+    ],
+)
+def test_the_servers_step_is_told_in_words(server: SGD, said: str):
+    plan = json.loads(a_plan(3, server=server).to_json())
+    assert ("Next model", said) in words.plan_words(plan)
+
+
+def test_a_plan_that_normalises_features_says_so():
+    told = dict(words.plan_words(json.loads(a_plan(3, normalisation=Normalisation(nodes=50)).to_json())))
+    assert told["Features"].startswith("Up to 50 nodes told the count, mean and variance of each")
+    assert "Features" not in dict(words.plan_words(json.loads(a_plan(3).to_json())))

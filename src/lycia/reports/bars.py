@@ -1,6 +1,7 @@
 """Columns by round: bytes, time by phase, and what became of the cohort where there is no room for each node."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from lycia.reports import drawing
@@ -85,8 +86,14 @@ def phases_chart(phases: Mapping[str, Points], rounds: int, name: str) -> Markup
     )
 
 
-def turnout_chart(rows: Sequence[Turnout], rounds: int, name: str) -> Markup:
-    """How many nodes each round asked, and what became of them."""
+def turnout_chart(rows: Sequence[Turnout], rounds: int, name: str, *, span: int = 1, still: bool = False) -> Markup:
+    """How many nodes each round asked, and what became of them.
+
+    Args:
+      span: so many rounds share a column, which shows the one in which the smallest part was heard.
+      still: nothing is shown at the pointer, for a place where no script runs.
+    """
+    everything, rows = rows, _worst(rows, span)
     seen = [state for state in STATES if any(row.counts.get(state) for row in rows)]
     by_state: list[Mapping[int, float]] = [{row.round: row.counts.get(state, 0) for row in rows} for state in seen]
     frame = drawing.frame_by_round(rounds, [row.asked for row in rows], from_zero=True, columns=True)
@@ -94,14 +101,14 @@ def turnout_chart(rows: Sequence[Turnout], rounds: int, name: str) -> Markup:
     whole = [tick for tick in frame.y.ticks() if float(tick).is_integer()]
     parts = (
         drawing.axes(frame, rounds, ticks=whole),
-        *(drawing.columns(frame, layer, f"area {state}") for state, layer in zip(seen, layers, strict=True)),
+        *(drawing.columns(frame, layer, f"area {state}", span) for state, layer in zip(seen, layers, strict=True)),
     )
-    told = f"{count(sum(row.heard for row in rows))} of {count(sum(row.asked for row in rows))} asks were heard."
+    heard, asked = sum(row.heard for row in everything), sum(row.asked for row in everything)
+    told = f"{count(heard)} of {count(asked)} asks were heard."
+    tips = () if still else [(frame.x(row.round), turnout_words(row)) for row in rows]
     return together(
         (
-            drawing.drawing(
-                name, "Cohort by round", told, *parts, tips=[(frame.x(row.round), turnout_words(row)) for row in rows]
-            ),
+            drawing.drawing(name, "Cohort by round", told, *parts, tips=tips),
             drawing.legend(*((f"area {state}", STATE_WORDS[state]) for state in seen)),
         )
     )
@@ -113,6 +120,17 @@ def turnout_words(row: Turnout) -> str:
     lines = [f"Round {row.round}: {row.heard} of {row.asked} heard", *others]
     lines += [f"asked {row.attempts} times"] if row.attempts > 1 else []
     return "\n".join([*lines, *([f"missed: {row.missed}"] if row.missed else [])])
+
+
+def _worst(rows: Sequence[Turnout], span: int) -> Sequence[Turnout]:
+    """Of each stretch of rounds the one in which the smallest part was heard, in the middle of the stretch."""
+    stretches: dict[int, list[Turnout]] = {}
+    for row in rows:
+        stretches.setdefault((row.round - 1) // span, []).append(row)
+    return [
+        replace(min(some, key=lambda row: row.heard / max(row.asked, 1)), round=place * span + (span + 1) // 2)
+        for place, some in stretches.items()
+    ]
 
 
 def _stacked(numbers: Sequence[int], layers: Sequence[Mapping[int, float]]) -> list[list[tuple[float, float, float]]]:

@@ -7,14 +7,18 @@ from lycia.reports import drawing
 from lycia.reports.drawing import Frame, Tips
 from lycia.reports.figures import Norms, Points, Series
 from lycia.reports.markup import Markup, el, together
-from lycia.reports.numbers import count, figure, quantile
+from lycia.reports.numbers import count, figure, listing, quantile
 
 MOST_LABELS = 6  # so many lines can carry their names at their ends
 MOST_LINES = 12  # so many can be told apart; more of them become a band
 
 
-def metric_chart(line: Series, rounds: int, target: float | None, name: str) -> Markup:
-    """A metric by round: the pooled line, the nodes as thin lines or as a band, evaluators, training, target."""
+def metric_chart(line: Series, rounds: int, target: float | None, name: str, *, still: bool = False) -> Markup:
+    """A metric by round: the pooled line, the nodes as thin lines or as a band, evaluators, training, target.
+
+    Args:
+      still: nothing is shown at the pointer, for a place where no script runs.
+    """
     nodes = line.nodes if len(line.nodes) > 1 else {}
     pooled = line.pooled or (line.training if not line.evaluator else ())
     trained = line.training if pooled is not line.training else ()
@@ -39,9 +43,10 @@ def metric_chart(line: Series, rounds: int, target: float | None, name: str) -> 
     )
     parts.append(_labels(frame, ends))
     told = f"{_course(line.points or line.training)} {count(len(line.nodes), 'node')} measured."
+    tips = () if still else _metric_tips(frame, line, nodes)
     return together(
         (
-            drawing.drawing(name, f"{line.metric} by round", told, *parts, tips=_metric_tips(frame, line, nodes)),
+            drawing.drawing(name, f"{line.metric} by round", told, *parts, tips=tips),
             _metric_legend(line, nodes, target),
         )
     )
@@ -62,13 +67,18 @@ def norms_chart(rows: Sequence[Norms], rounds: int, name: str) -> Markup:
         drawing.band(frame, spans, "area reach-most"),
         drawing.polyline(frame, bounds, "bound") if bounds else None,
         drawing.polyline(frame, medians, "pooled"),
-        *(drawing.state_mark("quarantined", frame.x(row.round), y, mark) for row in refused),
+        *(drawing.state_mark("quarantined", frame.x(row.round), y, mark) for row in refused if not row.above),
+        *(
+            drawing.state_mark("quarantined", frame.x(row.round), max(frame.y(norm), y), mark)
+            for row in refused
+            for norm in row.above
+        ),
     )
     tips = [(frame.x(row.round), _norm_tip(row)) for row in rows]
     told = f"Norms lie between {figure(min(s[1] for s in spans))} and {figure(max(s[2] for s in spans))}."
     entries = [("line pooled", "median update"), ("area reach-most", "smallest to largest")]
     entries += [("line bound", "bound of admission")] if bounds else []
-    entries += [("state quarantined", "a round with refused updates")] if refused else []
+    entries += [("state quarantined", "refused; at the top: far above, or for another reason")] if refused else []
     return together(
         (
             drawing.drawing(name, "Norms of the updates by round", told, *parts, tips=tips),
@@ -151,7 +161,8 @@ def _norm_tip(row: Norms) -> str:
         lines.append(f"median {figure(quantile(values, 0.5))}")
         lines.append(f"{figure(min(values))} to {figure(max(values))}")
     lines.append("no bound yet" if row.bound is None else f"bound {figure(row.bound)}")
-    return "\n".join([*lines, *([f"{row.refused} refused"] if row.refused else [])])
+    above = f", with a norm of {listing([figure(norm) for norm in row.above], most=3)}" if row.above else ""
+    return "\n".join([*lines, *([f"{row.refused} refused{above}"] if row.refused else [])])
 
 
 def _course(points: Points) -> str:

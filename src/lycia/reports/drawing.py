@@ -175,9 +175,9 @@ def band(frame: Frame, edges: Sequence[tuple[float, float, float]], class_: str)
     return el("path", class_=class_, d=path([*upper, *lower]) + "Z")
 
 
-def columns(frame: Frame, heights: Iterable[tuple[float, float, float]], class_: str) -> Markup:
-    """Columns from one value to another, given as (x, low, high), all in one path."""
-    step = abs(frame.x(2.0) - frame.x(1.0))
+def columns(frame: Frame, heights: Iterable[tuple[float, float, float]], class_: str, span: int = 1) -> Markup:
+    """Columns from one value to another, given as (x, low, high), all in one path. `span`: rounds to a column."""
+    step = span * abs(frame.x(2.0) - frame.x(1.0))
     width = max(min(step - 2, 34.0) if step > 5 else step * 0.94, 0.4)
     pieces = []
     for x, low, high in heights:

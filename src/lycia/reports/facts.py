@@ -9,14 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from lycia.core.layout import Layout
-from lycia.core.messages import BASELINE, EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN
+from lycia.core.messages import DESCRIBE, TRAIN
+from lycia.core.round import ASIDE
 from lycia.errors import StorageError
 
 if TYPE_CHECKING:
     from lycia.reports.figures import NodeFigure
 
 World = Literal["simulation", "deployment"]
-MEASURING = (EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE)
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,18 @@ class Scope:
 
 @dataclass(frozen=True)
 class Drop:
-    """A node that did not count in an exchange. `kind`: declined, vanished, quarantined or late."""
+    """A node that did not count in an exchange.
+
+    Attributes:
+      kind: declined, vanished, quarantined or late.
+      norm: of the update, where that is why it was refused.
+    """
 
     node: str
     exchange: str
     kind: str
     reason: str
+    norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class RoundFacts:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "RoundFacts":
         """The round that `record` tells of."""
-        drops = [Drop(d["node"], d["exchange"], d["kind"], d["reason"]) for d in record["dropped"]]
+        drops = [Drop(d["node"], d["exchange"], d["kind"], d["reason"], d.get("norm")) for d in record["dropped"]]
         late = [Drop(d["node"], TRAIN, "late", d["reason"]) for d in record["late"]]
         opened_s, ended_s = record["opened_s"], record["ended_s"]
         return cls(
@@ -104,7 +110,12 @@ class RoundFacts:
     @property
     def cohort(self) -> frozenset[str]:
         """Who was asked to train, and who fell out in an exchange before that."""
-        return frozenset(self.asked.get(TRAIN, ())) | {d.node for d in self.dropped if d.exchange not in MEASURING}
+        return frozenset(self.asked.get(TRAIN, ())) | {d.node for d in self.dropped if d.exchange not in ASIDE}
+
+    @property
+    def described(self) -> frozenset[str]:
+        """Who described its features in this round, which only the first one asks for."""
+        return frozenset(self.asked.get(DESCRIBE, ())) - {d.node for d in self.dropped if d.exchange == DESCRIBE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lycia.core.messages import BASELINE, EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN
-from lycia.reports.facts import MEASURING, RoundFacts, RunFacts, Scope
+from lycia.core.round import ASIDE
+from lycia.reports.facts import RoundFacts, RunFacts, Scope
 
 State = Literal["heard", "quarantined", "declined", "vanished", "late", "unheard"]
 """What became of a node that was asked to train; "unheard": the round went on without its answer."""
@@ -81,6 +82,24 @@ def series(facts: RunFacts, metric: str) -> Series:
     )  # fmt: skip
 
 
+def thinned(line: Series, most: int) -> Series:
+    """The same at fewer rounds: of each stretch of them those with the lowest and the highest value, and both ends."""
+    points = line.points or line.training
+    stretch = -(-len(points) // max(most // 2, 1))
+    if stretch < 3:
+        return line
+    kept = {points[0][0], points[-1][0]}
+    for start in range(0, len(points), stretch):
+        ordered = sorted(points[start : start + stretch], key=lambda point: point[1])
+        kept |= {ordered[0][0], ordered[-1][0]}
+
+    def some(points: Points) -> Points:
+        return tuple(point for point in points if point[0] in kept)
+
+    nodes = {node: few for node, all_of_it in line.nodes.items() if (few := some(all_of_it))}
+    return Series(line.metric, some(line.pooled), some(line.evaluator), some(line.training), nodes)
+
+
 @dataclass(frozen=True)
 class NodeFigure:
     """What one node has of the run.
@@ -150,7 +169,7 @@ def states(facts: RunFacts) -> Mapping[str, Mapping[int, State]]:
         for node in current.cohort | frozenset(current.survivors):
             became.setdefault(node, {})[current.number] = "unheard"
         for drop in current.dropped:
-            if drop.exchange not in MEASURING and drop.kind in STATES:
+            if drop.exchange not in ASIDE and drop.kind in STATES:
                 became[drop.node][current.number] = _state(drop.kind)
         for node in current.survivors:
             became[node][current.number] = "heard"
@@ -251,12 +270,18 @@ def phases(facts: RunFacts) -> Mapping[str, Points]:
 
 @dataclass(frozen=True)
 class Norms:
-    """The norms of a round's updates. `refused`: how many updates were quarantined beside these."""
+    """The norms of a round's updates.
+
+    Attributes:
+      refused: how many updates were quarantined beside these.
+      above: the norms of those among them that were refused for their norm.
+    """
 
     round: int
     bound: float | None
     nodes: Mapping[str, float]
     refused: int
+    above: Sequence[float] = ()
 
 
 def norms(facts: RunFacts) -> tuple[Norms, ...]:
@@ -265,6 +290,7 @@ def norms(facts: RunFacts) -> tuple[Norms, ...]:
         Norms(
             current.number, current.norm_bound, current.norms,
             len({drop.node for drop in current.dropped if drop.exchange == TRAIN and drop.kind == "quarantined"}),
+            [drop.norm for drop in current.dropped if drop.norm is not None],
         )
         for current in facts.closed
     ]  # fmt: skip

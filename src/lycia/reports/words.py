@@ -1,5 +1,6 @@
 """What happened and what was planned, in sentences."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,9 @@ def turnout_words(facts: RunFacts) -> list[str]:
     rows = figures.turnouts(facts)
     asked, heard = sum(row.asked for row in rows), sum(row.heard for row in rows)
     said = [f"Heard: {count(heard)} of {count(asked, 'ask')} to train ({share(heard, asked)})."] if asked else []
+    described = {node for current in facts.rounds for node in current.described}
+    if described:
+        said.append(f"{count(len(described), 'node')} described their features, for the scale that all of them share.")
     again = [row.round for row in rows if row.attempts > 1]
     if again:
         said.append(f"{count(len(again), 'round')} had to be asked again: {listing([str(n) for n in again], most=8)}.")
@@ -99,6 +103,21 @@ def turnout_words(facts: RunFacts) -> list[str]:
     if refused:
         said.append(f"Updates of {listing(refused)} were quarantined; none of them touched the model.")
     return said
+
+
+def trouble_words(facts: RunFacts) -> list[str]:
+    """Which nodes did not count, and how often, in a sentence for each kind of it; the worst first."""
+    said = []
+    for kind in ("quarantined", "declined", "vanished", "late"):
+        nodes = [incident.node for incident in figures.incidents(facts) if incident.kind == kind]
+        if nodes:
+            times = Counter(nodes)
+            named = [f"{node} ({count(times[node])})" for node in sorted(times, key=lambda node: (-times[node], node))]
+            said.append(f"{_KIND_WORDS[kind]} {count(len(nodes), 'time')}: {listing(named, most=6)}.")
+    return said
+
+
+_KIND_WORDS = {"quarantined": "Quarantined", "declined": "Declined", "vanished": "Dropped out", "late": "Late"}
 
 
 def model_words(facts: RunFacts) -> str:
@@ -117,6 +136,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("Rounds", _schedule(plan)),
         ("Cohort", _part(plan.get("selector"))),
+        ("Features", _normalisation(plan.get("normalisation"))),
         ("At the nodes", _part(plan.get("client"))),
         *(("Each update", _part(stage)) for stage in plan.get("stages") or ()),
         ("Into one", _part(plan.get("aggregator"))),
@@ -127,7 +147,7 @@ def plan_words(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Seed", str(plan.get("seed", ""))),
     ]
     if not plan.get("stages"):
-        rows.insert(4, ("Each update", "Travels as it is: the coordinator sees the single updates of the nodes."))
+        rows.insert(5, ("Each update", "Travels as it is: the coordinator sees the single updates of the nodes."))
     return [(aspect, sentence) for aspect, sentence in rows if sentence]
 
 
@@ -162,6 +182,15 @@ def _rules(rules: Mapping[str, Any], selector: Mapping[str, Any]) -> str:
     return (
         f"{said}{extra}. An exchange lasts at most {duration(rules.get('deadline_s', 0))}; "
         f"a round that misses its quorum is asked again up to {count(rules.get('retries', 0), 'time')}."
+    )
+
+
+def _normalisation(part: Mapping[str, Any] | None) -> str:
+    if not part:
+        return ""
+    return (
+        f"Up to {count(part['nodes'], 'node')} told the count, mean and variance of each before the first round; "
+        "all scale by what these come to together."
     )
 
 
@@ -207,18 +236,19 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         if part.get("expected_cohort") is None
         else f"The sum of the updates, divided by a fixed {part['expected_cohort']:g}."
     ),
-    "SGD": lambda part: (
-        "The old model plus the mean update."
-        if part["learning_rate"] == 1
-        else f"The old model plus {part['learning_rate']:g} times the mean update."
-    ),
-    "Momentum": lambda part: (
-        f"The mean update with a momentum of {part['momentum']:g}, learning rate {part['learning_rate']:g} (FedAvgM)."
-    ),
+    "SGD": lambda part: _gradient_step(part),
     "Adagrad": lambda part: f"The mean update by Adagrad, learning rate {part['learning_rate']:g} (FedAdagrad).",
     "Adam": lambda part: f"The mean update by Adam, learning rate {part['learning_rate']:g} (FedAdam).",
     "Yogi": lambda part: f"The mean update by Yogi, learning rate {part['learning_rate']:g} (FedYogi).",
 }
+
+
+def _gradient_step(part: Mapping[str, Any]) -> str:
+    rate, momentum, decay = part["learning_rate"], part.get("momentum", 0), part.get("weight_decay", 0)
+    times = "" if rate == 1 else f"{rate:g} times "
+    update = f"a running sum of the mean updates with a momentum of {momentum:g} (FedAvgM)" if momentum else ""
+    shrunk = f"; each step also shrinks the model, by a weight decay of {decay:g}" if decay else ""
+    return f"The old model plus {times}{update or 'the mean update'}{shrunk}."
 
 
 def _part(part: Mapping[str, Any] | None) -> str:

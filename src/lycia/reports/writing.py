@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lycia.errors import StorageError
 from lycia.reports.facts import RunFacts
 from lycia.reports.figures import metric_lines
 from lycia.reports.pages import page
-from lycia.storage.disk import in_words, make_folder, replace_file
 
 
 def write_report(facts: RunFacts | Mapping[str, Any], folder: Path) -> Path:
@@ -20,8 +20,20 @@ def write_report(facts: RunFacts | Mapping[str, Any], folder: Path) -> Path:
     """
     run = facts if isinstance(facts, RunFacts) else RunFacts.of(facts)
     lines = "".join(f"{json.dumps(line)}\n" for line in metric_lines(run))
-    with in_words(folder):
-        make_folder(folder, fsync=False)
     for name, text in (("report.json", run.to_json()), ("metrics.jsonl", lines), ("report.html", page(run))):
-        replace_file(folder / name, text.encode(), fsync=False)
+        _put(folder / name, text)
     return folder / "report.html"
+
+
+def _put(path: Path, text: str) -> None:
+    half_written = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_written.write_bytes(text.encode())
+        half_written.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            why="the system refused to write there; an earlier report, if there was one, is as it was.",
+            do="check the folder, its permissions and the room on its disk, or write the report elsewhere.",
+        ) from error

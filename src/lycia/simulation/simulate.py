@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from lycia.core.plan import App
 from lycia.core.round import Run, first
 from lycia.data.population import as_population
 from lycia.errors import AppError, PlanError
+from lycia.observers.tracking import describe
+from lycia.reports import RunFacts, card, write_report
 from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import first_model, run_id, versions
 from lycia.runtime.ports import Observer, Resumed, Store
@@ -32,9 +35,9 @@ from lycia.storage.run_folder import RunFolder, read_facts, read_model
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """A simulated run, as it stands at its end.
+    """A simulated run, as it stands at its end. In a notebook it shows itself, with curves.
 
     Attributes:
       state, reason: "finished", "paused" or "stopped", and why.
@@ -48,7 +51,7 @@ class Result:
     layout: Layout
     model: Model
     rounds: int
-    facts: Mapping[str, Any] = field(repr=False)
+    facts: Mapping[str, Any]
 
     @property
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -72,6 +75,21 @@ class Result:
             for record in self.records
             if exchange in record["evaluation"]
         ]
+
+    def report(self, folder: str | Path) -> Path:
+        """Write the whole report into `folder`: an HTML page, and its facts and metrics; returns where the page is.
+
+        Raises: StorageError, if the folder cannot be written to.
+        """
+        return write_report(self.facts, Path(folder))
+
+    def __repr__(self) -> str:
+        final = RunFacts.of(self.facts).summary()["final"]
+        figures = "".join(f", {name} {value:.4g}" for name, value in list(final.items())[:3])
+        return f"<Result {self.id}: {self.state}, {self.rounds} rounds{figures}>"
+
+    def _repr_html_(self) -> str:
+        return card(RunFacts.of(self.facts), name=f"run-{uuid4().hex[:8]}")
 
     def save(self, path: str | Path) -> Path:
         """Write the model as a safetensors file, which `lycia.load_model` reads."""
@@ -150,6 +168,9 @@ async def _simulate(
         _, model = read_model(path, 0)  # what it began with, whatever is given now
     if folder and begun:
         clock.move_to(_latest_s(folder.facts()["records"], begun))
+    if observers:
+        about = _about(run, app, began_s)
+        describe(observers, facts_of(about, "simulation", folder.facts()["records"] if folder and begun else []))
     fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace, path and path / "nodes")
     world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers)
     outcome = await hold(run, first(run, model), world, until_round)
@@ -202,11 +223,16 @@ def _secret(app: App, number: int, attempt: int) -> bytes:
 
 
 def _facts(run: Run, app: App, outcome: Outcome, memory: MemoryStore, began_s: float) -> dict[str, Any]:
-    about = StoredRun(
-        run.id, app.name, run.plan.to_json(), run.plan.digest, run.layout.to_json(), began_s, versions(),
-        state=outcome.state, reason=outcome.reason, ended_s=time.time(), first_model=memory.first_model,
+    about = replace(
+        _about(run, app, began_s), state=outcome.state, reason=outcome.reason, ended_s=time.time(),
+        first_model=memory.first_model,
     )  # fmt: skip
     return facts_of(about, "simulation", memory.records)
+
+
+def _about(run: Run, app: App, began_s: float) -> StoredRun:
+    plan, layout = run.plan.to_json(), run.layout.to_json()
+    return StoredRun(run.id, app.name, plan, run.plan.digest, layout, began_s, versions())
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
