@@ -271,7 +271,7 @@ def test_a_malformed_update_takes_no_room_and_takes_nothing_away(
     "path",
     [
         "/v1/runs/nosuch", "/v1/runs/nosuch/events", "/v1/runs/nosuch/model", "/v1/runs/..%2F..%2Fetc/model",
-        "/v1/nothing", "/v2/meta", "/", "/v1/runs/a/b/c/d",
+        "/v1/nothing", "/v2/meta", "/v1/runs/nosuch/stream", "/v1/runs/a/b/c/d", "/dashboard/0/main.js",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_told_in_words(path: str, coordinator: Coordinator):

@@ -62,6 +62,10 @@ class Federation:
         self.coordinator.stop()
         self.coordinator.start()
 
+    def resume(self, run: str) -> None:
+        """What an operator does when what made the run pause is mended."""
+        self.coordinator.client.post(f"/v1/runs/{run}/resume")
+
     def facts(self, run: str) -> dict[str, Any]:
         """What is known of a run."""
         return self.coordinator.client.get(f"/v1/runs/{run}")
@@ -132,7 +136,7 @@ def no_room_for_models(after: int) -> Iterator[None]:
         yield
 
 
-def test_a_disk_that_is_full_when_a_model_is_made_pauses_the_run_and_a_restart_goes_on_to_the_same_bits(
+def test_a_disk_that_is_full_when_a_model_is_made_pauses_the_run_and_a_resume_goes_on_to_the_same_bits(
     federation: Federation, undisturbed: Callable[[], list[str]]
 ):
     federation.work()
@@ -145,20 +149,20 @@ def test_a_disk_that_is_full_when_a_model_is_made_pauses_the_run_and_a_restart_g
         assert seen[-1].state == "paused"
         for reason in (seen[-1].reason, federation.facts(run)["reason"]):
             assert "no room left" in reason
-            assert "goes on when `lycia serve` is started again" in reason
+            assert f"goes on with `lycia resume {run}`" in reason
         # and what it has is what it wrote: no model of a round that did not close
         with pytest.raises(Exception, match="no model of round 3"):
             federation.coordinator.client.get(f"/v1/runs/{run}/model", round=3)
-    # When there is room again, and the coordinator is started again
+    # When there is room again, and the operator has it go on, then it does, and nothing shows in its models
     federation.restart()
+    federation.resume(run)
     seen = federation.watched(run)
-    # Then the run goes on by itself, and nothing shows in its models
     assert isinstance(seen[-1], RunEnded)
     assert seen[-1].state == "finished"
     assert [record["model"] for record in federation.facts(run)["records"]] == undisturbed()
 
 
-def test_a_disk_that_is_still_full_after_a_restart_pauses_the_run_again_and_the_coordinator_serves(
+def test_a_disk_that_is_still_full_when_the_run_is_resumed_pauses_it_again_and_the_coordinator_serves(
     federation: Federation,
 ):
     federation.work()
@@ -166,6 +170,8 @@ def test_a_disk_that_is_still_full_after_a_restart_pauses_the_run_again_and_the_
         run = federation.start()
         federation.watched(run)
         federation.restart()
+        assert federation.facts(run)["state"] == "paused"
+        federation.resume(run)
         federation.watched(run)
         assert federation.facts(run)["state"] == "paused"
         assert [node["name"] for node in federation.coordinator.client.get("/v1/nodes")["nodes"]] == [

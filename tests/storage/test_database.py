@@ -11,6 +11,7 @@ import pytest
 
 from lycia.errors import NotFound, StorageError
 from lycia.storage.database import Connection, Database, set_setting, setting, sqlite_url
+from lycia.storage.tables import SCHEMA
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_what_was_written_is_committed_before_it_is_acknowledged(database: Datab
 
 
 def test_a_change_returns_what_it_found(database: Database):
-    assert asyncio.run(database.write(lambda connection: setting(connection, "schema"))) == "1"
+    assert asyncio.run(database.write(lambda connection: setting(connection, "schema"))) == str(SCHEMA)
 
 
 def test_a_read_sees_everything_that_was_acknowledged(database: Database):

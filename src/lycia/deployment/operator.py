@@ -75,8 +75,15 @@ def run_door(run: str, door: str = "") -> str:
     return f"/v1/runs/{quote(run, safe='')}{door and '/' + door}"
 
 
-def follow(client: Client, run: str, watchers: Sequence[Observer]) -> None:
-    """Tell `watchers` what happens in a run, from its beginning to its end."""
+def dashboard_url(client: Client) -> tuple[str, str]:
+    """Where a browser sees the dashboard, good for one use within a minute; and its certificate's fingerprint."""
+    said = client.post("/v1/dashboard/codes")
+    pin = said["pin"].upper()
+    return f"{client.url}/dashboard/#code={said['code']}", ":".join(pin[at : at + 2] for at in range(0, len(pin), 2))
+
+
+def follow(client: Client, run: str, watchers: Sequence[Observer]) -> str:
+    """Tell `watchers` what happens in a run, from its beginning until nobody holds it; returns its state then."""
     after, moved = 0, ""
     while True:
         said = client.get(run_door(run, "events"), after=after, wait_s=20)
@@ -89,5 +96,5 @@ def follow(client: Client, run: str, watchers: Sequence[Observer]) -> None:
         for line in lines:
             for watcher in watchers:
                 watcher.notice(fact_from_json(line))
-        if said["state"] != "running" and not said["events"]:
-            return
+        if said["state"] != "running":
+            return str(said["state"])

@@ -122,6 +122,12 @@ class StartMessage(_Message):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class CodeMessage(_Message):
+    """A browser brings the code that `lycia dashboard` gave it."""
+
+    code: str = Field(max_length=_LARGEST_NAME)
+
+
 class Problem(_Message):
     """An error on its way to the other side, in the words of its `LyciaError`."""
 

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
+from lycia.core.events import Event, from_json
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
-from lycia.storage.tables import MODELS, RECORDS, RUNS, StoredModel
+from lycia.storage.tables import EVENTS, MODELS, RECORDS, RUNS, StoredModel
 
 
 def create_run(connection: Connection, run: StoredRun) -> None:
@@ -18,7 +19,7 @@ def create_run(connection: Connection, run: StoredRun) -> None:
         insert(RUNS).values(
             id=run.id, app=run.app, plan=run.plan, plan_digest=run.plan_digest, layout=run.layout, schema=run.schema,
             versions=json.dumps(dict(run.versions)), state=run.state, reason=run.reason,
-            created_s=run.created_s, ended_s=run.ended_s, first_model=run.first_model,
+            created_s=run.created_s, ended_s=run.ended_s, paused_s=0.0, first_model=run.first_model,
         )
     )  # fmt: skip
 
@@ -50,6 +51,46 @@ def set_run_state(connection: Connection, id: str, state: str, reason: str = "",
         raise _unknown(id)
 
 
+def resume_run(connection: Connection, id: str, stood_s: float) -> None:
+    """Let a run that stood still for so long go on.
+
+    Raises: NotFound.
+    """
+    stood = {"paused_s": RUNS.c.paused_s + max(stood_s, 0.0)}
+    change = update(RUNS).where(RUNS.c.id == id).values(state="running", reason="", ended_s=None, **stood)
+    if not connection.execute(change).rowcount:
+        raise _unknown(id)
+
+
+def stop_run(connection: Connection, id: str, reason: str, at_s: float) -> None:
+    """End a run for good. The journal of its open round goes, and with it the round's secret.
+
+    Raises: NotFound.
+    """
+    set_run_state(connection, id, "stopped", reason, at_s)
+    connection.execute(delete(EVENTS).where(EVENTS.c.run == id))
+
+
+def paused_s_of_run(connection: Connection, id: str) -> float:
+    """How long a run has stood still until it last went on."""
+    return float(connection.scalar(select(RUNS.c.paused_s).where(RUNS.c.id == id)) or 0.0)
+
+
+def journal_of_run(connection: Connection, id: str, first: int = 0) -> list[Event]:
+    """The events of a run's open round, from number `first` on; none between two rounds."""
+    of_run = (EVENTS.c.run == id) & (EVENTS.c.seq >= first)
+    return [
+        from_json(row.line) for row in connection.execute(select(EVENTS.c.line).where(of_run).order_by(EVENTS.c.seq))
+    ]
+
+
+def open_round_of_run(connection: Connection, id: str) -> tuple[int, int] | None:
+    """Number and attempt of a run's open round; None between two rounds."""
+    last = select(EVENTS.c.round, EVENTS.c.attempt).where(EVENTS.c.run == id).order_by(EVENTS.c.seq.desc()).limit(1)
+    row = connection.execute(last).one_or_none()
+    return (row.round, row.attempt) if row else None
+
+
 def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     """The models of a run, the first one first.
 
@@ -62,11 +103,18 @@ def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     return [StoredModel(row.round, row.digest) for row in rows]
 
 
-def records_of_run(connection: Connection, id: str, first: int = 0) -> list[Mapping[str, Any]]:
-    """What each round that ended left behind, in the order in which they ended, from number `first` on."""
+def records_of_run(connection: Connection, id: str, first: int = 0, most: int | None = None) -> list[Mapping[str, Any]]:
+    """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on."""
     of_run = (RECORDS.c.run == id) & (RECORDS.c.number >= first)
-    rows = connection.execute(select(RECORDS.c.json).where(of_run).order_by(RECORDS.c.number))
+    rows = connection.execute(select(RECORDS.c.json).where(of_run).order_by(RECORDS.c.number).limit(most))
     return [json.loads(row.json) for row in rows]
+
+
+def rounds_of_run(connection: Connection, id: str) -> tuple[int, int]:
+    """How many rounds of a run are done, and how many records there are of it."""
+    models = select(func.max(MODELS.c.round)).where(MODELS.c.run == id)
+    records = select(func.count()).select_from(RECORDS).where(RECORDS.c.run == id)
+    return connection.scalar(models) or 0, connection.scalar(records) or 0
 
 
 def facts_of_run(connection: Connection, id: str) -> dict[str, Any]:
@@ -78,7 +126,7 @@ def facts_of_run(connection: Connection, id: str) -> dict[str, Any]:
 
 
 def _run(row: Row[Any]) -> StoredRun:
-    values = {name: value for name, value in row._mapping.items() if name != "carried"}
+    values = {name: value for name, value in row._mapping.items() if name not in ("carried", "paused_s")}
     return StoredRun(**{**values, "versions": json.loads(row.versions)})
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 """The number of this schema; a database says which one it was made with."""
 
 METADATA = MetaData()
@@ -65,6 +65,7 @@ RUNS = Table(
     Column("reason", Text, nullable=False),
     Column("created_s", Double, nullable=False),
     Column("ended_s", Double),
+    Column("paused_s", Double, nullable=False),  # how long it has stood still: its own clock is behind by that
     Column("first_model", String(64), nullable=False),
     Column("carried", Text),  # NULL until the run begins; names the blobs of the model and of the optimizer's state
 )  # fmt: skip

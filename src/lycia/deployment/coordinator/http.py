@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -16,12 +16,15 @@ from lycia import errors
 from lycia.core.messages import Malformed, Reply
 from lycia.core.tensorfile import ITEM_BYTES
 from lycia.deployment import wire
+from lycia.deployment.coordinator import dashboard
 from lycia.deployment.coordinator.mailbox import Mailbox, Stopping
+from lycia.deployment.coordinator.runs import Over
 from lycia.deployment.coordinator.service import Service
-from lycia.deployment.coordinator.sessions import Caller
+from lycia.deployment.coordinator.sessions import CODE_S, COOKIE_S, Caller
 from lycia.deployment.identity import Role
 from lycia.deployment.wire import (
     AliveMessage,
+    CodeMessage,
     EnrolMessage,
     InviteMessage,
     PollMessage,
@@ -33,6 +36,7 @@ from lycia.deployment.wire import (
 from lycia.errors import AccessError, LyciaError, NotFound
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import whole_file
+from lycia.storage.facts import StoredRun
 
 M = TypeVar("M", bound=BaseModel)
 _LARGEST_MESSAGE = 16 << 20  # a plan with its layout, or an answer with its shares, is far below
@@ -40,10 +44,11 @@ _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
 _PIECE = 1 << 20
 _STATUS: dict[type[LyciaError], int] = {
-    errors.AccessError: 403, errors.NotFound: 404, errors.StorageError: 507, errors.PlanError: 422,
+    Over: 409, errors.AccessError: 403, errors.NotFound: 404, errors.StorageError: 507, errors.PlanError: 422,
     errors.LayoutError: 422, errors.TensorFileError: 422,
 }  # fmt: skip
 Door = Callable[[Request], Awaitable[Response]]
+Guarded = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Doors:
@@ -51,9 +56,11 @@ class Doors:
 
     def __init__(self, service: Service, blobs: BlobFolder, outgoing: BlobFolder) -> None:
         self._service, self._blobs, self._outgoing = service, blobs, outgoing
+        self._page = dashboard.Page()
 
     def app(self) -> Starlette:
         """The ASGI application."""
+        service = self._service
         member: tuple[Role, ...] = ("node", "evaluator")
         app = Starlette(
             routes=[
@@ -74,19 +81,29 @@ class Doors:
                 _route("GET", "/v1/runs", self.only(self.runs, "operator")),
                 _route("GET", "/v1/runs/{run}", self.only(self.facts, "operator")),
                 _route("GET", "/v1/runs/{run}/events", self.only(self.events, "operator")),
+                _route("GET", "/v1/runs/{run}/records/{number:int}", self.only(self.record, "operator")),
+                _route("GET", "/v1/runs/{run}/stream", self.only(self.run_stream, "operator")),
                 _route("GET", "/v1/runs/{run}/model", self.only(self.model, "operator")),
+                _route("POST", "/v1/runs/{run}/pause", self.only(self.turn(service.runs.pause), "operator")),
+                _route("POST", "/v1/runs/{run}/resume", self.only(self.turn(service.runs.resume), "operator")),
+                _route("POST", "/v1/runs/{run}/stop", self.only(self.turn(service.runs.stop), "operator")),
+                _route("GET", "/v1/stream", self.only(self.stream, "operator")),
+                _route("POST", "/v1/dashboard/codes", self.only(self.code, "operator")),
+                _route("GET", "/v1/dashboard/session", self.visit),
+                _route("POST", "/v1/dashboard/session", self.come),
+                _route("DELETE", "/v1/dashboard/session", self.leave),
+                *(_route("GET", path, self.page) for path in dashboard.PATHS),
             ],
             exception_handlers={404: _no_door, 405: _no_door, Exception: _bug},
         )
         app.router.redirect_slashes = False  # a caller who is sent elsewhere would not sign in there
         return app
 
-    def only(self, door: Callable[[Request, Caller], Awaitable[Response]], *roles: Role) -> Door:
+    def only(self, door: Guarded, *roles: Role) -> Door:
         """A door for callers of these roles."""
 
         async def guarded(request: Request) -> Response:
-            scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-            caller = self._service.caller(bearer) if scheme.lower() == "bearer" else None
+            caller = self._caller(request)
             if caller is None:
                 return _problem(
                     401,
@@ -105,6 +122,14 @@ class Doors:
             return await door(request, caller)
 
         return guarded
+
+    def _caller(self, request: Request) -> Caller | None:
+        """Who is calling: by a bearer; or, without one, by the dashboard's cookie."""
+        authorization = request.headers.get("authorization")
+        if authorization is None:
+            return dashboard.visitor(self._service, request)
+        scheme, _, bearer = authorization.partition(" ")
+        return self._service.caller(bearer) if scheme.lower() == "bearer" else None
 
     # ---------------------------------------------------------------------------------------------------- for anybody
 
@@ -126,6 +151,30 @@ class Doors:
         """A bearer for a signed nonce."""
         said = await _message(request, SessionMessage)
         return JSONResponse({"bearer": self._service.open_session(said.name, said.nonce, said.signature)})
+
+    async def page(self, request: Request) -> Response:
+        """A file of the dashboard. They hold nothing that is secret: what they show, they fetch."""
+        return self._page.answer(request)
+
+    async def visit(self, request: Request) -> Response:
+        """Who looks at the dashboard; nobody, before a code was brought."""
+        visitor = dashboard.visitor(self._service, request)
+        return JSONResponse({"name": visitor.name if visitor else None})
+
+    async def come(self, request: Request) -> Response:
+        """A cookie for a code."""
+        dashboard.check_own_page(request)
+        cookie = self._service.sessions.redeem((await _message(request, CodeMessage)).code)
+        response = JSONResponse({})
+        dashboard.set_cookie(response, self._service.pin, cookie, COOKIE_S)
+        return response
+
+    async def leave(self, request: Request) -> Response:
+        """Forget the cookie."""
+        dashboard.check_own_page(request)
+        response = JSONResponse({})
+        dashboard.set_cookie(response, self._service.pin, "", 0)
+        return response
 
     # ------------------------------------------------------------------------------------------------------ for nodes
 
@@ -162,6 +211,7 @@ class Doors:
             reply: Reply = Malformed(task, caller.name, f"its update is larger than {limit} bytes")
             return JSONResponse({"refused": await self._service.deliver(caller, run, reply)})
         box.bytes_up += size
+        self._service.presence.moved(caller.name, up=size)
         content = await asyncio.to_thread(self._blobs.open, digest)
         reply = wire.decode_update(box.run.layout, content, run, task, caller.name, digest)
         refused = await self._service.deliver(caller, run, reply)
@@ -178,7 +228,8 @@ class Doors:
                 why="a blob is for those whom an open ask names it to; a digest alone is no key.",
                 do="poll again; if the ask was answered or withdrawn meanwhile, the blob is not needed any more.",
             )
-        box = self._service.box(request.query_params.get("run", ""))
+        box = self._service.runs.box(request.query_params.get("run", ""))
+        self._service.presence.moved(caller.name, down=self._outgoing.size(digest))
         return self._send(digest, box)
 
     # -------------------------------------------------------------------------------------------------- for operators
@@ -210,30 +261,74 @@ class Doors:
 
     async def start(self, request: Request, caller: Caller) -> Response:
         """Begin a run."""
-        return JSONResponse({"run": await self._service.start(await _message(request, StartMessage))})
+        return JSONResponse({"run": await self._service.runs.start(await _message(request, StartMessage))})
 
     async def runs(self, request: Request, caller: Caller) -> Response:
         """All runs."""
-        rows = await self._service.runs()
+        rows = await self._service.runs.all()
         keys = ("id", "app", "state", "reason", "created_s", "ended_s")
         return JSONResponse({"runs": [{key: getattr(row, key) for key in keys} for row in rows]})
 
     async def facts(self, request: Request, caller: Caller) -> Response:
         """All that a report is made of."""
-        return JSONResponse(await self._service.facts(request.path_params["run"]))
+        return JSONResponse(await self._service.runs.facts(request.path_params["run"]))
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """What happened since an event number; waits a while for more."""
         asked = request.query_params
         after, wait_s = _number(asked, "after", 0), min(_number(asked, "wait_s", 0), 25)
-        return JSONResponse(await self._service.events(request.path_params["run"], int(after), wait_s))
+        return JSONResponse(await self._service.runs.events(request.path_params["run"], int(after), wait_s))
 
     async def model(self, request: Request, caller: Caller) -> Response:
         """A model's file."""
         number = _number(request.query_params, "round", -1)
-        digest = await self._service.model_blob(request.path_params["run"], None if number < 0 else int(number))
+        digest = await self._service.runs.model_blob(request.path_params["run"], None if number < 0 else int(number))
         pieces = await asyncio.to_thread(whole_file, self._blobs, digest)
         return StreamingResponse(iterate_in_threadpool(map(bytes, pieces)), media_type="application/octet-stream")
+
+    async def record(self, request: Request, caller: Caller) -> Response:
+        """All that one round left behind."""
+        run, number = request.path_params["run"], request.path_params["number"]
+        return JSONResponse(await self._service.runs.record(run, number))
+
+    def turn(self, change: Callable[[str, str], Awaitable[StoredRun]]) -> Guarded:
+        """A door that changes how a run stands."""
+
+        async def turn(request: Request, caller: Caller) -> Response:
+            row = await change(request.path_params["run"], caller.name)
+            return JSONResponse({"run": row.id, "state": row.state, "reason": row.reason})
+
+        return turn
+
+    async def run_stream(self, request: Request, caller: Caller) -> Response:
+        """What happens in one run, as it happens."""
+        run = await self._service.runs.find(request.path_params["run"])
+        last = request.headers.get("last-event-id", "")
+        after = int(last) if last.isdecimal() else int(_number(request.query_params, "after", 0))
+        picked = frozenset(request.query_params.getlist("node"))
+        return _stream(self._service.runs.watching.run(run, after, picked, lambda: self._is_good(request)))
+
+    async def stream(self, request: Request, caller: Caller) -> Response:
+        """What becomes of all runs and nodes, as it happens."""
+        since = request.headers.get("last-event-id", "")
+        return _stream(self._service.runs.watching.everything(since, lambda: self._is_good(request)))
+
+    def _is_good(self, request: Request) -> bool:
+        try:
+            return self._caller(request) is not None
+        except AccessError:
+            return False
+
+    async def code(self, request: Request, caller: Caller) -> Response:
+        """A code that opens the dashboard once. It takes a key: no cookie lets its holder stay for ever."""
+        if "authorization" not in request.headers:
+            raise AccessError(
+                "a code is not given to a browser.",
+                why="a session of the dashboard ends; what renews it is the operator's key, which no browser has.",
+                do="run `lycia dashboard` where the operator's key is.",
+            )
+        code = self._service.sessions.code(caller.name)
+        return JSONResponse({"code": code, "valid_s": CODE_S, "pin": self._service.pin})
 
     # -------------------------------------------------------------------------------------------------------- transfer
 
@@ -333,6 +428,11 @@ def _too_large(limit: int) -> LyciaError:
 
 def _problem(status: int, error: LyciaError) -> Response:
     return Response(Problem.of(error).model_dump_json(), status, media_type="application/problem+json")
+
+
+def _stream(events: AsyncIterator[str]) -> Response:
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # the latter for a proxy that gathers
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
 
 def _json(message: BaseModel) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -147,15 +147,22 @@ class Mailbox:
         self._replies.put_nowait(reply)
         return await waiting
 
-    def dismiss(self) -> None:
-        """The run is over, or pauses: nobody waits here any more, and what was sent is not needed."""
+    def dismiss(self, why: str = "the run is over", taken: Collection[tuple[int, str]] = ()) -> None:
+        """The run is over, or pauses: nobody waits here any more, and what was sent is not needed.
+
+        Args:
+          why: what those are told who wait for an answer.
+          taken: (task, node) of what was written down, though its node could not be told any more.
+        """
         self._open.clear()
         self._listening.set()
         for kind in ("model", "told"):
             for digest in self._made.pop(kind, {}).values():
                 self._outgoing.remove(digest)
-        for waiting in self._unanswered():
-            waiting.set_result("the run is over")
+        for place, waits in self._waiting.items():
+            for waiting in waits:
+                if not waiting.done():
+                    waiting.set_result(None if place in taken else why)
 
     def interrupt(self) -> None:
         """The coordinator stops: who waits here for an answer shall call again when it is back."""

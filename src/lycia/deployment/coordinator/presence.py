@@ -35,6 +35,8 @@ class _Seen:
     examples: float | None
     at_s: float
     polls: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 class Presence:
@@ -62,6 +64,17 @@ class Presence:
         if name in self._seen:
             self._seen[name].polls += by
             self._seen[name].at_s = self._now_s()
+
+    def moved(self, name: str, *, up: int = 0, down: int = 0) -> None:
+        """So many bytes of bodies went up from this node, or down to it."""
+        if name in self._seen:
+            self._seen[name].bytes_up += up
+            self._seen[name].bytes_down += down
+
+    def seen(self, name: str) -> tuple[float | None, int, int]:
+        """When the node was last heard of, and bytes up and down, since the coordinator started."""
+        seen = self._seen.get(name)
+        return (seen.at_s, seen.bytes_up, seen.bytes_down) if seen else (None, 0, 0)
 
     def forget(self, name: str) -> None:
         """The node is not to be asked any more."""
