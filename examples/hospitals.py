@@ -29,7 +29,7 @@ from lycia import (
 )
 from lycia.data import HEART_DISEASE, Column, heart_disease, hold_out
 
-HAS_HEART_DISEASE = "LYCIA_DATA" in os.environ
+HAS_HEART_DISEASE = bool(os.environ.get("LYCIA_DATA"))
 TUMOURS = load_breast_cancer()
 LARGEST = (40, 50, 260, 4300, 0.25, 1.1, 1.3, 0.3, 0.7, 0.25)  # of radius, texture, perimeter, area, …
 LARGEST_SPREAD = (3, 5, 22, 550, 0.04, 0.14, 0.4, 0.06, 0.08, 0.03)

@@ -10,11 +10,15 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names, which are
     from lycia.core.training import NodeData
     from lycia.data import Column, Examples, Population, Schema
     from lycia.errors import LyciaError
+    from lycia.reports.holdings import Holdings
     from lycia.selection import Everyone, Poisson, SizeWeighted, Uniform
     from lycia.simulation import Faults, Pace, Result, simulate
     from lycia.trainers import NumpyTrainer, SklearnTrainer, load_model
+    from lycia.trainers.local import CosineDecay, ExponentialDecay, LinearDecay, LocalAdam, StepDecay
+    from lycia.trainers.torch import LightningTrainer, TorchTrainer
 else:
-    from lycia.face import __dir__, __getattr__
+    from lycia.face import __dir__ as __dir__
+    from lycia.face import __getattr__ as __getattr__
 
 __all__ = [
     "SGD",
@@ -23,14 +27,20 @@ __all__ = [
     "App",
     "Buffered",
     "Column",
+    "CosineDecay",
     "Evaluation",
     "Everyone",
     "ExampleWeightedMean",
     "Examples",
+    "ExponentialDecay",
     "Faults",
     "FedAvg",
     "FedProx",
+    "Holdings",
     "Key",
+    "LightningTrainer",
+    "LinearDecay",
+    "LocalAdam",
     "LyciaError",
     "NodeData",
     "Normalisation",
@@ -44,8 +54,10 @@ __all__ = [
     "Schema",
     "SizeWeighted",
     "SklearnTrainer",
+    "StepDecay",
     "Stop",
     "Synchronous",
+    "TorchTrainer",
     "Uniform",
     "UniformMean",
     "Yogi",

@@ -5,6 +5,14 @@ from pathlib import Path
 
 DEFAULT_PORT = 8443
 
+ENVIRONMENT = {
+    "LYCIA_HOME": "The folder for everything of this user: coordinator, nodes, simulated runs; `~/.lycia` if not set.",
+    "LYCIA_DATA": "A folder with data sets that are there already; `lycia.data.datasets` looks into it first.",
+    "LYCIA_CACHE": "Where data sets are kept that were downloaded; the user's cache folder if not set.",
+    "HTTPS_PROXY, NO_PROXY": "How nodes, operators and downloads reach the network.",
+}
+"""Variable → what it means. The only ones that are read."""
+
 
 def home() -> Path:
     """The folder for everything of this user: `LYCIA_HOME`, or `.lycia` in the home folder."""

@@ -18,6 +18,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lycia.selection": ("Everyone", "Poisson", "SizeWeighted", "Uniform"),
     "lycia.simulation": ("Faults", "Pace", "Result", "simulate"),
     "lycia.trainers": ("NumpyTrainer", "SklearnTrainer", "load_model"),
+    "lycia.reports.holdings": ("Holdings",),
+    "lycia.trainers.local": ("CosineDecay", "ExponentialDecay", "LinearDecay", "LocalAdam", "StepDecay"),
+    "lycia.trainers.torch": ("LightningTrainer", "TorchTrainer"),
 }
 _ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
 

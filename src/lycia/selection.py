@@ -28,7 +28,11 @@ class Everyone(Selector):
 
 @dataclass(frozen=True)
 class Uniform(Selector):
-    """A fixed number of nodes, each set of them equally likely, without replacement."""
+    """A fixed number of nodes, each set of them equally likely, without replacement.
+
+    Attributes:
+      cohort_size: how many updates close a round.
+    """
 
     cohort_size: int
 
@@ -53,6 +57,8 @@ class Poisson(Selector):
 
     The cohort's size varies, may be zero, and is asked exactly as drawn.
 
+    Attributes:
+      expected_cohort: its mean; each node's chance is this over the number of nodes.
     Source: Abadi et al. 2016, "Deep learning with differential privacy", arXiv:1607.00133, section 3.1 ("lots").
     """
 
@@ -80,6 +86,8 @@ class SizeWeighted(Selector):
 
     Use it with `UniformMean`: the draw already counts the examples, and a weighted mean would count them twice.
 
+    Attributes:
+      cohort_size: how many updates close a round.
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir", algorithm A-ES, in logarithms;
       as a scheme for federated averaging, Li et al. 2020, "On the convergence of FedAvg on non-IID data",
       arXiv:1907.02189, section 3.2.

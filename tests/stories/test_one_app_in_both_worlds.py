@@ -65,7 +65,7 @@ def survivors(facts: Mapping[str, Any]) -> list[list[str]]:
     return [record["survivors"] for record in facts["records"]]
 
 
-@pytest.mark.parametrize("name", ["digits_app", "fedavg_app"])
+@pytest.mark.parametrize("name", ["digits_app", "fedavg_app", "torch_app"])
 def test_simulated_and_deployed_end_with_the_same_bits(name: str, tmp_path: Path):
     # Given one app file, and a script: a dropout, a straggler, and a round that misses its quorum
     app_file = STORIES / f"{name}.py"
@@ -79,7 +79,7 @@ def test_simulated_and_deployed_end_with_the_same_bits(name: str, tmp_path: Path
     assert real["state"] == simulated.state == "finished"
 
 
-@pytest.mark.parametrize("name", ["digits_app", "fedavg_app"])
+@pytest.mark.parametrize("name", ["digits_app", "fedavg_app", "torch_app"])
 def test_a_simulation_that_stops_at_round_5_and_resumes_ends_with_the_same_bits(name: str, tmp_path: Path):
     app = load_app(STORIES / f"{name}.py")
     whole = simulate(app, faults=Faults(script=SCRIPT))

@@ -24,6 +24,8 @@ class FedProx(ClientRule):
 
     Each local gradient gets mu · (parameters − parameters asked with): the gradient of (mu / 2) · ‖w − w⁰‖².
 
+    Attributes:
+      mu: the strength of the pull; 0.01 is usual.
     Source: Li et al. 2020, "Federated optimization in heterogeneous networks", arXiv:1812.06127, equation 2.
     """
 

@@ -25,6 +25,7 @@ class SGD:
     FedAvgM.
 
     Attributes:
+      learning_rate: what the step is multiplied by.
       momentum: velocity = momentum · velocity + gradient; it is the velocity that is stepped along.
       weight_decay: times the parameters is taken off the update, or added to the gradient.
     Source: Hsu et al. 2019, "Measuring the effects of non-identical data distribution", arXiv:1909.06335, section 4.3.
@@ -59,7 +60,14 @@ class SGD:
 
 @dataclass(frozen=True)
 class _Adaptive:
-    """What the adaptive rules share: m = beta1 · m + (1 − beta1) · mean; params + learning_rate · m / (√v + ε)."""
+    """What the adaptive rules share: m = beta1 · m + (1 − beta1) · mean; params + learning_rate · m / (√v + ε).
+
+    Attributes:
+      learning_rate: what the step is multiplied by.
+      beta1: how much of the last first moment, m, is kept.
+      beta2: how much of the last second moment, v, is kept.
+      epsilon: ε, the paper's τ: how adaptive it is; steps are smaller where updates have been large beside it.
+    """
 
     learning_rate: float = 0.1
     beta1: float = 0.9

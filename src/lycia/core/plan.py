@@ -33,7 +33,8 @@ class RoundRules:
       replacement: whether another node is asked when one declines or vanishes. None: yes, with the same exception.
       retries: how often a round that missed its quorum is asked again before the run pauses.
       weight_cap: the largest weight (examples) that a node may claim.
-      norm_factor: an update is admitted up to this many times the median norm of the last `norm_history` rounds.
+      norm_factor, norm_history: an update is admitted up to `norm_factor` times the median norm of the last
+        `norm_history` rounds; norms that only this bound refused are part of the median.
       norm_bound: a fixed bound instead; needed where masks hide norms from the server.
     """
 
@@ -74,7 +75,7 @@ class Stop:
     Attributes:
       metric: its name, as the trainer reports it.
       target: stop when it is reached.
-      patience: stop after so many measurements without an improvement of more than `least_change`.
+      patience, least_change: stop after so many measurements without an improvement of more than `least_change`.
       better: whether "higher" or "lower" values are better.
     """
 
@@ -95,6 +96,7 @@ class Buffered:
     """Nodes train all the time; a round closes whenever `size` updates are in, whatever version they started from.
 
     Attributes:
+      size: how many updates close a round.
       concurrency: how many nodes train at once.
       max_staleness: an update is refused when more rounds than this have closed since its version.
     Source: Nguyen et al. 2022, "Federated learning with buffered asynchronous aggregation", arXiv:2106.06639.
@@ -124,7 +126,17 @@ class Plan:
     """A federated algorithm as a value.
 
     Attributes:
+      rounds: how many, at most.
+      selector: who takes part in a round.
+      client: what is special about training on a node.
+      aggregator: how many updates become one.
+      server: how that one moves the model.
+      stages: what is done to updates between the nodes and the sum, in this order.
       seed: names all randomness that need not be secret; two runs with equal records have equal models.
+      rules: when a round counts, and which updates do.
+      schedule: whether rounds have a cohort that starts and ends together, or nodes train all the time.
+      evaluation: how the model is measured while it is trained.
+      stop: when to stop before the last round.
       statistics: whether running statistics are averaged, or stay "local" at each node.
       normalisation: whether nodes describe their features first, so that all are on one scale.
     Raises: PlanError, if the parts do not fit together; its message says what to change.
@@ -213,6 +225,8 @@ class App:
     """What a user writes: a model with its local training, a plan, and, for simulation, a population.
 
     Attributes:
+      trainer: the model, and its training on one node.
+      plan: the federated algorithm.
       population: the simulated nodes, as `lycia.data` has them; a deployed node brings its own data.
       evaluator: in simulation, the operator's own data, held by a node that never trains.
       schema: what the data of every node must look like.

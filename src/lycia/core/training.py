@@ -16,10 +16,11 @@ GradientTerm = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class NodeData:
-    """What one node holds: data to train on, and data held out to measure with.
+    """What one node holds. Both parts are whatever the app's trainer takes, such as `Examples`.
 
-    Both are whatever the app's trainer takes, `Examples` for the trainers of this package. Either may be None:
-    an evaluator has nothing to train on, and a small node may hold nothing out.
+    Attributes:
+      train: to train on; None at an evaluator.
+      held_out: to measure with; None where a node is too small to hold anything out.
     """
 
     train: Any

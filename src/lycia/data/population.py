@@ -25,8 +25,9 @@ class Examples:
     A slice, an array of places or a mask picks examples: `examples[:10]`, `examples[order]`.
 
     Attributes:
+      features: (n, …), an example a row.
+      labels: (n,), one for each example.
       columns: what the features mean, where the data says so.
-    Shapes: features (n, …), labels (n,).
     """
 
     features: np.ndarray

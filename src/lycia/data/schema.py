@@ -26,6 +26,8 @@ class Column:
     """One column of a table.
 
     Attributes:
+      name: by which a table's column is found.
+      kind: "number", "integer" or "category".
       unit: of its numbers, such as "mm Hg"; "" where there is none.
       bounds: the least and the greatest value that it may hold, both included; None for an open end.
       categories: the codes that a category may hold; the features of a table are numbers.

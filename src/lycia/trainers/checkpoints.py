@@ -1,5 +1,6 @@
 """A trained model, taken out of its file."""
 
+import sys
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -10,6 +11,7 @@ from lycia.errors import LayoutError, NotFound
 from lycia.trainers.examples import LABELS, labels_of
 from lycia.trainers.numpy import NumpyTrainer, Predictor
 from lycia.trainers.sklearn import SklearnTrainer, load_into
+from lycia.trainers.torch import LightningTrainer, TorchTrainer
 
 Estimator = TypeVar("Estimator")
 
@@ -19,7 +21,7 @@ def load_model(path: str | Path) -> dict[str, np.ndarray]: ...
 @overload
 def load_model(path: str | Path, into: NumpyTrainer) -> Predictor: ...
 @overload
-def load_model(path: str | Path, into: SklearnTrainer) -> Any: ...
+def load_model(path: str | Path, into: SklearnTrainer | TorchTrainer | LightningTrainer) -> Any: ...
 @overload
 def load_model(path: str | Path, into: Estimator) -> Estimator: ...
 def load_model(path: str | Path, into: Any = None) -> Any:
@@ -27,7 +29,9 @@ def load_model(path: str | Path, into: Any = None) -> Any:
 
     Args:
       into: None for the arrays by name, the label set among them as "labels"; a `NumpyTrainer` for a `Predictor`; an
-        estimator of scikit-learn for that same estimator, which then predicts; a `SklearnTrainer` for a copy of its.
+        estimator of scikit-learn for that same estimator, which then predicts; a `SklearnTrainer` for a copy of its; a
+        module of PyTorch for that same module, which takes inputs as the trainer gave them; a `TorchTrainer` or a
+        `LightningTrainer` for a new module in eval mode, which also scales its inputs, if the model was made so.
     Raises:
       NotFound: if there is no such file.
       TensorFileError: if it is not a sound safetensors file.
@@ -41,15 +45,24 @@ def load_model(path: str | Path, into: Any = None) -> Any:
         return _arrays(layout, model)
     if isinstance(into, NumpyTrainer):
         return into.predictor(layout, model)
-    if isinstance(into, SklearnTrainer):
+    if isinstance(into, (SklearnTrainer, TorchTrainer, LightningTrainer)):
         return into.predictor(layout, model)
+    if _is_module(into):
+        from lycia.trainers.torch import modules
+
+        return modules.load_into(into, layout, model)
     if hasattr(into, "fit") and hasattr(into, "get_params") and not isinstance(into, type):
         return load_into(into, layout, model)
     raise LayoutError(
         f"a model cannot be put into {into!r}.",
-        why="it becomes arrays, a predictor of NumpyTrainer, or an estimator of scikit-learn.",
-        do="pass into=NumpyTrainer(hidden=…), or an estimator such as SGDClassifier(), or nothing for the arrays.",
+        why="it becomes arrays, a predictor of NumpyTrainer, an estimator of scikit-learn, or a module of PyTorch.",
+        do="pass into=NumpyTrainer(hidden=…), an estimator, a module, a trainer of either, or nothing for the arrays.",
     )
+
+
+def _is_module(thing: Any) -> bool:
+    torch = sys.modules.get("torch")  # where there is a module, PyTorch is imported already
+    return torch is not None and isinstance(thing, torch.nn.Module)
 
 
 def _arrays(layout: Layout, model: Model) -> dict[str, np.ndarray]:

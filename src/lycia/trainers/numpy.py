@@ -38,6 +38,7 @@ class NumpyTrainer:
 
     Attributes:
       hidden: the width of each hidden layer; () is multinomial logistic regression.
+      learning_rate: of the local steps.
       batch_size: examples in a step; the last batch of an epoch may be smaller.
       epochs: passes over the node's data; not used where `steps` is given.
       steps: steps of local work instead, whatever the node's size.

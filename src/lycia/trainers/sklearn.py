@@ -43,8 +43,8 @@ class SklearnTrainer:
       parameters: names of the fitted arrays, or lists of arrays, that are the model; () for those of linear models and
         multilayer perceptrons.
       scaled: brings features to 0..1 by the bounds in the schema (or to mean 0 and variance 1, where the plan has a
-        normalisation), as a part of the model: nodes hold, and an estimator that is loaded takes, what was measured, in its
-        own units.
+        normalisation), as a part of the model: nodes hold, and an estimator that is loaded takes, what was measured,
+        in its own units.
     Guarantees:
       - Equal tasks give equal results, for the same version of scikit-learn.
       - A learning rate that decays with the examples seen goes on from round to round, at each node by its own count.

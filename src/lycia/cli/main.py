@@ -1,0 +1,40 @@
+"""The commands in the order in which `lycia --help` lists them, and what becomes of their errors."""
+
+import typer
+
+from lycia.cli.here import data, demo, simulate
+from lycia.cli.members import invite, join, nodes, revoke, serve
+from lycia.cli.reaching import connections
+from lycia.cli.runs import dashboard, model, pause, report, resume, runs, start, stop, watch
+from lycia.cli.telling import fail
+from lycia.errors import LyciaError
+
+app = typer.Typer(
+    name="lycia",
+    help="Federated learning: train one model over data that cannot move.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    demo, simulate, data, serve, invite, join, nodes, revoke, start, runs, watch, pause, resume, stop, dashboard, model,
+    report,
+):  # fmt: skip
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point: errors of ours, and of files, are told in three lines, not as tracebacks."""
+    try:
+        with connections:
+            app()
+    except LyciaError as error:
+        fail(error, 1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        told = LyciaError(
+            f"{place}{error.strerror or error}.",
+            why="the system refused to read or write there.",
+            do="check the path, its permissions, and the room on its disk.",
+        )
+        fail(told, 1)
