@@ -35,7 +35,7 @@ class Network(nn.Module):
 app = App(
     name="mnist-writers",
     trainer=TorchTrainer(
-        Network, partial(functional.cross_entropy, reduction="none"), optimizer=SGD(0.05), batch_size=10, epochs=2,
+        Network, partial(functional.cross_entropy, reduction="none"), optimizer=SGD(0.1), batch_size=10, epochs=5,
         scaled=True,  # pictures are stored as whole numbers, 0 to 255
     ),
     plan=Plan(

@@ -150,16 +150,21 @@ def round_line(record: Mapping[str, Any], figure: str, traffic: str) -> str:
     heard = len(record["survivors"]) if record["purpose"] == "train" else measured
     asked = len(record.get("asked", {}).get("train", ()))
     nodes = f"{heard} of {counted(asked, 'node')}" if asked > heard else counted(heard, "node")
-    parts = (name, f"{nodes} heard", figure, traffic, f"{record['wall_s']:.2f} s")
+    late = f"{len(record['late'])} late" if record["late"] else ""
+    parts = (name, f"{nodes} heard", late, figure, traffic, f"{record['wall_s']:.2f} s")
     return "  ".join(part for part in parts if part)
 
 
 def troubles(record: Mapping[str, Any]) -> Sequence[str]:
-    """One line for each node that did not count in a round, and why; the gravest first."""
+    """One line for each node that did not count in a round, and why; the gravest first.
+
+    Those who were late are named where the round missed its quorum. Elsewhere they are a number in the round's line: more
+    nodes are asked than are needed, so in every healthy round some are late.
+    """
     dropped = sorted(record["dropped"], key=lambda drop: drop["kind"] != "quarantined")
     return [
         *(f"{drop['node']} {drop['kind']}: {drop['reason']}" for drop in dropped),
-        *(f"{late['node']} late: {late['reason']}" for late in record["late"]),
+        *(f"{late['node']} late: {late['reason']}" for late in record["late"] if record["missed"]),
     ]
 
 

@@ -56,6 +56,13 @@ def test_a_missed_round_and_those_who_did_not_count_are_named(terminal: bool):
     assert "round 5: west late: it came when round 4 had gone on" in text
 
 
+def test_in_a_healthy_round_those_who_were_late_are_a_number():
+    late = [{"node": name, "reason": "it came when round 5 had gone on"} for name in ("east", "west")]
+    lines = shown(RoundEnded(RECORD | {"late": late})).splitlines()
+    assert len(lines) == 1
+    assert "2 late" in lines[0]
+
+
 def test_a_node_that_writes_markup_is_shown_as_it_writes():
     for reason in ("[/] [bold]not bold[/bold]", "[link=https://example.org]click[/link]", "[", "\\[", "100%"):
         dropped = [{"node": "east", "kind": "declined", "reason": reason, "exchange": "train"}]

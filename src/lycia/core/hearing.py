@@ -122,7 +122,8 @@ def _lateness(run: Run, carried: Carried, current: Round, number: int) -> str:
         stale = carried.round - carried.inflight[number][1]
         return f"its base model is {stale} rounds old" if stale > schedule.max_staleness else ""
     if task is None:
-        return f"what it answers was over before attempt {opened.attempt + 1} at round {opened.round + 1}"
+        attempt = f"attempt {opened.attempt + 1} at " if opened.attempt else ""
+        return f"what it answers was over before {attempt}round {opened.round + 1}"
     return "" if task.exchange == _open_exchange(current) else f"it came when round {opened.round + 1} had gone on"
 
 
