@@ -1,11 +1,14 @@
-"""The same nodes and the same script with a module of PyTorch: a frozen layer, running statistics, and tied weights."""
+"""The same nodes and the same script with a module of PyTorch: a frozen layer, running statistics, and tied weights.
+
+Before the first round nodes describe their features, so that all are on one scale.
+"""
 
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from lycia import SGD, Adam
+from lycia import SGD, Adam, Normalisation
 from lycia.trainers.torch import TorchTrainer
 from tests.stories.digits_app import app as digits_app
 from tests.stories.digits_app import plan
@@ -32,6 +35,8 @@ class Net(nn.Module):
 
 app = replace(
     digits_app,
-    trainer=TorchTrainer(Net, nn.CrossEntropyLoss(reduction="none"), optimizer=SGD(0.1, momentum=0.5), batch_size=16),
-    plan=replace(plan(Adam(learning_rate=0.03)), statistics="average"),
+    trainer=TorchTrainer(
+        Net, nn.CrossEntropyLoss(reduction="none"), optimizer=SGD(0.1, momentum=0.5), batch_size=16, scaled=True
+    ),
+    plan=replace(plan(Adam(learning_rate=0.03)), statistics="average", normalisation=Normalisation()),
 )
