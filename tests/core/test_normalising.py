@@ -28,10 +28,12 @@ from lycia import (
 from lycia.core import normalising
 from lycia.core.layout import Layout, Leaf
 from lycia.core.messages import DESCRIBE
-from lycia.core.normalising import Moments, pooled
+from lycia.core.training import LocalResult, LocalTask
+from lycia.core.normalising import Moments, described, pooled
 from lycia.errors import LayoutError, PlanError
 
 LAYOUT = Layout((Leaf("weight", (3, 2)), Leaf("scaling", (3, 3), segment="frozen")))
+MODEL = LAYOUT.model({"weight": np.zeros((3, 2)), "scaling": np.array([[0.0], [1.0], [0.0]]).repeat(3, axis=1)})
 
 
 def in_units() -> dict[str, NodeData]:
@@ -133,6 +135,17 @@ def test_a_run_resumed_in_its_first_round_or_later_has_the_same_bits(tmp_path):
     assert simulate(app(), directory=tmp_path).digest == whole.digest
 
 
+def test_a_run_that_broke_off_in_its_first_round_goes_on_to_the_same_bits(tmp_path):
+    class Broken(NumpyTrainer):
+        def train(self, task: LocalTask) -> LocalResult:
+            raise MemoryError
+
+    broken = replace(app(), trainer=Broken(learning_rate=0.3, batch_size=20, scaled=True))
+    with pytest.raises(MemoryError):
+        simulate(broken, directory=tmp_path)
+    assert simulate(app(), directory=tmp_path).digest == simulate(app()).digest
+
+
 def test_a_run_that_starts_from_a_normalised_model_keeps_its_scale(tmp_path):
     first = simulate(app())
     path = first.save(tmp_path / "model.safetensors")
@@ -158,7 +171,11 @@ def test_a_trainer_that_does_not_scale_is_refused():
     [
         (Moments(*np.full((3, 2), 1.0)), "3,"),
         (Moments(np.ones(3), np.array([0.0, np.nan, 0.0]), np.ones(3)), "NaN"),
-        (Moments(np.ones(3), np.array([0.0, 1e300, 0.0]), np.ones(3)), "beyond all measure"),
+        (Moments(np.ones(3), np.array([0.0, 1e38, 0.0]), np.ones(3)), "beyond all measure"),
+        (Moments(np.ones(3), np.zeros(3), np.array([0.0, 1e75, 0.0])), "beyond all measure"),
+        (Moments(np.array([1.0, 0.0, 1.0]), np.zeros(3), np.ones(3)), "beyond all measure"),
+        (Moments.of(np.array([[0.0, np.inf, 0.0]])), "infinity"),
+        (Moments.of(np.array([[0.0, 1e300, 0.0], [0.0, -1e300, 0.0]])), "infinity"),
         (Moments(np.ones(3), np.zeros(3), -np.ones(3)), "negative"),
         (Moments(np.full(3, 1e9), np.zeros(3), np.ones(3)), "above the cap"),
     ],
@@ -167,6 +184,45 @@ def test_a_bad_description_is_refused_with_its_reason(moments: Moments, reason: 
     said = normalising.objection(LAYOUT, 1e7, moments.to_bytes())
     assert said is not None
     assert reason in said
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e7), st.floats(-1e300, 1e300), st.floats(0, 1e300)), min_size=1, max_size=5
+    )
+)  # fmt: skip
+def test_whatever_nodes_describe_the_scale_can_be_computed_with(said: list[tuple[float, float, float]]):
+    moments = [Moments(*(np.full(3, number) for number in numbers)) for numbers in said]
+    bodies = {str(node): own.to_bytes() for node, own in enumerate(moments)}
+    admitted = {node: body for node, body in bodies.items() if normalising.objection(LAYOUT, 1e7, body) is None}
+    offset, width, _ = described(MODEL, admitted).frozen["scaling"]
+    assert np.isfinite(offset).all()
+    assert np.isfinite(width).all()
+    assert (width > 0).all()
+
+
+@pytest.mark.parametrize("value", [0.1, -3e7, 0.0, 1e-50])
+def test_a_feature_that_does_not_vary_is_only_shifted(value: float):
+    bodies = {str(count): Moments.of(np.full((count, 3), value)).to_bytes() for count in (1, 7, 10_000)}
+    scaling = described(MODEL, bodies).frozen["scaling"]
+    assert scaling[0].tolist() == [np.float32(value)] * 3
+    assert scaling[1].tolist() == [1.0] * 3
+
+
+def test_a_feature_that_varies_little_on_a_high_level_is_scaled():
+    seconds = 1.7e9 + np.arange(100.0).repeat(3).reshape(100, 3)
+    scaling = described(MODEL, {"clock": Moments.of(seconds).to_bytes()}).frozen["scaling"]
+    assert scaling[1] == pytest.approx(seconds.std(axis=0))
+
+
+@pytest.mark.parametrize(
+    "features", [np.array([[0, 255], [128, 7]], np.uint8), np.array([[True, False]]), np.ones((1, 2))]
+)
+def test_features_of_every_kind_and_a_single_example_can_be_described(features: np.ndarray):
+    moments = Moments.of(features)
+    assert moments.count.tolist() == [len(features)] * 2
+    assert moments.mean == pytest.approx(features.astype(float).mean(axis=0))
+    assert moments.squares == pytest.approx(features.astype(float).var(axis=0) * len(features))
 
 
 def test_what_is_no_description_at_all_is_refused():

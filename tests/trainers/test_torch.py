@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -286,7 +287,29 @@ class Forgetful(nn.Module):
         return self.layer(nn.functional.dropout(rows, 0.2, self.training))
 
 
-@pytest.mark.parametrize("build", [normalised, Tied, Forgetful])
+class Restless(nn.Module):
+    """Changes what it is made of: lists, dicts, arrays, hooks, submodules, and what is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head, self.between = nn.Linear(5, 5), nn.Linear(5, 3), nn.Identity()
+        self.seen, self.counts, self.scale = [], {"batches": {"all": deque([0])}}, np.ones(1)
+        self.seen.append(self.seen)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Scores that depend on all of it."""
+        if self.training:
+            self.seen.append(len(rows))
+            self.counts["batches"]["all"][0] += 1
+            self.scale *= 0.9
+            self.between = nn.Tanh()
+            self.layer.register_forward_hook(lambda _module, _inputs, outputs: outputs * 1.1)
+            self.layer.weight.requires_grad_(len(self.seen) < 4)
+        size = len(self.seen) + self.counts["batches"]["all"][0] + float(self.scale[0])
+        return self.head(self.between(self.layer(rows))) * 0.1 * size
+
+
+@pytest.mark.parametrize("build", [normalised, Tied, Forgetful, Restless])
 def test_what_was_trained_before_changes_nothing(build: Callable[[], nn.Module]):
     trainer = TorchTrainer(build, EACH, optimizer=SGD(0.1, momentum=0.9), batch_size=8)
     task = task_of(trainer)
@@ -519,7 +542,7 @@ def test_a_dataset_of_tensors_trains_as_examples_do():
         assert metrics == pytest.approx(measured[1])
 
 
-def test_token_ids_stay_integers_and_floats_become_float32():
+def test_token_ids_stay_integers_and_all_else_becomes_float32():
     seen = []
 
     class Look(nn.Module):
@@ -540,7 +563,7 @@ def test_token_ids_stay_integers_and_floats_become_float32():
             data = Examples(rows, np.array(["yes", "no"] * 5))
             result = trainer.train(task_of(trainer, data, schema=schema))
             assert np.isfinite(result.model.trained).all()
-    assert {dtype for dtype, _ in seen} == {torch.int64, torch.float32}
+    assert [dtype for dtype, _ in seen] == [*[torch.int64] * 4, *[torch.float32] * 2] * 3
     assert {shape for _, shape in seen} == {(10, 6)}
 
 

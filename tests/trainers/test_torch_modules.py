@@ -246,6 +246,7 @@ def shared() -> nn.Module:
         (network, {"frozen": ("head.*",)}, "frozen=… names 'head.*'"),
         (network, {"local": ("0.weight", "1.*")}, "local=… names '1.*'"),
         (network, {"local": ("0.*",), "frozen": ("*.bias",)}, "both frozen=… and local=… name 0.bias."),
+        (Tied, {"local": ("back.*",), "frozen": ("there.*",)}, "both frozen=… and local=… name there.weight = back.weight."),
         (network, {"frozen": ("*",)}, "no parameters to train together"),
         (network, {"local": ("*",)}, "no parameters to train together"),
         (lambda: Odd(turn=nn.Parameter(torch.zeros(2, dtype=torch.complex64))), {}, "'turn' of the module is complex"),

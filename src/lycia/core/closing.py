@@ -108,7 +108,10 @@ def _norms(run: Run, carried: Carried, current: Round) -> tuple[float, ...]:
     """The medians that the next bound follows, with this round's.
 
     What the bound refused is part of it: otherwise a bound that has become too small would shut out honest nodes for
-    good. While most nodes are honest, so is a median.
+    good. Where more than half of a round's updates are honest, the median lies between two of their norms, whatever the
+    others send; and the bound follows the median of several rounds, so that a few with a bad cohort do not move it.
+    Where half of them or more are not, as with one node of two, they can raise it as far as they like over some rounds:
+    `RoundRules(norm_bound=…)` cannot be moved.
     """
     heard = [event.norms[row] for event, row in current.heard.get(TRAIN, {}).values()]
     norms = [norm for norm in (*heard, *_refused_norms(current)) if norm is not None]

@@ -17,7 +17,8 @@ from lycia.errors import TensorFileError
 SCALING = "scaling"
 _ROWS = 4096  # examples at a time, so that large sets need little memory
 _PARTS = ("count", "mean", "squares")
-_LARGEST = 1e100  # so that no square of it, times any count, leaves float64
+_LARGEST = 1e37  # of any feature: what a model scales by, and what it scales, is float32
+_ROUNDING = 1e-12  # times its mean: what a feature seems to vary by that does not vary at all
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """The moments of features, an example a row.
+        """The moments of features, an example a row; not finite where a feature is not, or is too large.
 
-        Shapes: features (n, …), of numbers.
+        Shapes: features (n, …), of numbers; n is at least 1.
         """
         rows = features.reshape(len(features), -1)
         blocks = (np.asarray(rows[start : start + _ROWS], np.float64) for start in range(0, len(rows), _ROWS))
-        return pooled(map(_of_block, blocks), rows.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            return pooled(map(_of_block, blocks), rows.shape[1])
 
     def to_bytes(self) -> bytes:
         """The moments as a safetensors file."""
@@ -72,12 +74,14 @@ def objection(layout: Layout, weight_cap: float, body: bytes) -> str | None:
     features = features_of(layout)
     if any(array.shape != (features,) for array in arrays):
         return f"it describes {arrays[0].shape} features, and the model takes ({features},)"
-    if not all(np.isfinite(array).all() and (np.abs(array) <= _LARGEST).all() for array in arrays):
-        return "its description holds a NaN, an infinity, or a number beyond all measure"
+    if not all(np.isfinite(array).all() for array in arrays):
+        return "its description holds a NaN or an infinity"
     if (moments.count < 0).any() or (moments.squares < 0).any():
         return "its description holds a negative count, or a negative square"
     if (moments.count > weight_cap).any():
         return f"it describes {moments.count.max():g} examples, above the cap of {weight_cap:g}"
+    if (np.abs(moments.mean) > _LARGEST).any() or (moments.squares > moments.count * _LARGEST**2).any():
+        return "its description holds a number beyond all measure"
     return None
 
 
@@ -111,6 +115,8 @@ def described(model: Model, bodies: Mapping[str, bytes]) -> Model:
     """The model with features scaled to mean 0 and variance 1, over all that nodes said of them.
 
     A feature that does not vary is only shifted. Read in name order, so that the order of arrival does not matter.
+
+    What is described is believed: a node that lies within the bounds of `objection` can still spoil the scale for all.
     """
     scaling = model.frozen[SCALING]
     moments = pooled((Moments.from_bytes(bodies[node]) for node in sorted(bodies)), scaling.shape[1])
@@ -119,7 +125,8 @@ def described(model: Model, bodies: Mapping[str, bytes]) -> Model:
     deviation = np.sqrt(
         np.divide(moments.squares, moments.count, out=np.zeros_like(moments.mean), where=moments.count > 0)
     )
-    width = np.where(deviation > 0, deviation, 1.0)
+    varies = deviation > np.maximum(_ROUNDING * np.abs(moments.mean), np.finfo(np.float32).tiny)
+    width = np.where(varies, deviation, 1.0)
     measured = np.stack([moments.mean, width, moments.count]).astype(np.float32)
     return replace(model, frozen={**model.frozen, SCALING: measured})
 

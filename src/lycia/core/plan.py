@@ -114,6 +114,9 @@ class Normalisation:
     It needs a trainer with `scaled=True`, whose bounds from the schema these take the place of. A model that brings
     its own scaling, from a run that was normalised, keeps it.
 
+    What nodes tell leaves them in the clear, and is believed: the mean of a single example is that example, and one node
+    that lies can spoil the scale for all. Bounds in the schema tell nothing and depend on nobody.
+
     Attributes:
       nodes: how many are asked (all, if there are fewer).
     """

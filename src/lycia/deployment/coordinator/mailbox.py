@@ -78,8 +78,9 @@ class Mailbox:
             left_s = until_s - self._now_s()
             if left_s <= 0:
                 return None
-            with suppress(TimeoutError):
-                return await asyncio.wait_for(self._replies.get(), min(left_s, self._presence.silence_s / 4))
+            with suppress(TimeoutError):  # not `wait_for`: before Python 3.12 a cancellation may get lost in it
+                async with asyncio.timeout(min(left_s, self._presence.silence_s / 4)):
+                    return await self._replies.get()
 
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """Let the node's call return."""

@@ -29,7 +29,7 @@ _LOOK_S = 1.0  # that a node is gone is seen by looking, and by nothing else
 _HEARTBEAT_S = 15.0
 _RECORDS_AT_ONCE = 64
 _RETRY = "retry: 1000\n\n"
-_STILL_HERE = ": still here\n\n"
+_STILL_HERE = "event: here\ndata: {}\n\n"  # no comment, of which a browser's scripts do not learn
 
 IsGood = Callable[[], bool]
 
@@ -54,7 +54,7 @@ class Watching:
         self._lately: dict[str, Lately] = {}
         self._bells: dict[str, asyncio.Event] = {}
         self._board, self._stale = _Board(), set[str]()
-        self._looking, self._is_over = asyncio.Lock(), False
+        self._looking, self._look_at_s, self._is_over = asyncio.Lock(), 0.0, False
 
     # ------------------------------------------------------------------------------------------ what the service says
 
@@ -85,6 +85,8 @@ class Watching:
         """Wake those who watch a run, and those who watch everything."""
         if run:
             self._stale.add(run)
+        else:
+            self._look_at_s = 0.0
         for name in {run, ""}:
             self._bells.pop(name, asyncio.Event()).set()
 
@@ -111,9 +113,7 @@ class Watching:
             left_s = until_s - time.monotonic()
             if facts or live is None or left_s <= 0 or self._is_over:
                 break
-            with suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), left_s)
-                await asyncio.sleep(_TOGETHER_S)
+            await _rung(bell, left_s)
             if live.moved != moved and live.written == written:
                 moved = live.moved
                 break
@@ -187,10 +187,12 @@ class Watching:
             if (text := _text(standing)) != said:
                 yield _event("run", text)
                 said, quiet_s = text, 0.0
-            while records := await self._records(run, number):
-                for record in records:
-                    yield _event("round", _text(glances.round_glance(number, record, picked)), str(number + 2))
-                    number, quiet_s = number + 1, 0.0
+            records = await self._records(run, number)
+            for record in records:
+                yield _event("round", _text(glances.round_glance(number, record, picked)), str(number + 2))
+                number, quiet_s = number + 1, 0.0
+            if len(records) == _RECORDS_AT_ONCE:  # there are more; how the run stands is looked at meanwhile
+                continue
             steps, step = await self._steps(run, step)
             if steps:
                 yield _event("step", _text(steps))
@@ -219,13 +221,19 @@ class Watching:
         return await self._db.read(read)
 
     async def _look(self) -> None:
-        """Bring the board up to date."""
+        """Bring the board up to date; at the nodes, one watcher looks for all."""
         async with self._looking:
-            stale, self._stale = self._stale, set()
-            for run in stale:
-                self._board.put("run", run, await self._glance(run))
-            for node in self._nodes():
-                self._board.put("node", node["name"], node)
+            for run in tuple(self._stale):
+                self._stale.discard(run)
+                try:
+                    self._board.put("run", run, await self._glance(run))
+                except BaseException:  # such as that the watcher who looks hangs up: the others are owed it still
+                    self._stale.add(run)
+                    raise
+            if time.monotonic() >= self._look_at_s:
+                for node in self._nodes():
+                    self._board.put("node", node["name"], node)
+                self._look_at_s = time.monotonic() + _LOOK_S / 2
 
     async def _glance(self, run: str) -> dict[str, Any]:
         row, live = await self._stored(run), self._live.get(run)
@@ -291,7 +299,9 @@ async def _rung(bell: asyncio.Event, most_s: float) -> float:
     """Wait until the bell rings, at most so long; returns how long that was."""
     began_s = time.monotonic()
     with suppress(TimeoutError):
-        await asyncio.wait_for(bell.wait(), most_s)
+        async with asyncio.timeout(most_s):
+            await bell.wait()
+    if bell.is_set():
         await asyncio.sleep(_TOGETHER_S)
     return time.monotonic() - began_s
 

@@ -183,6 +183,10 @@ def _in_words(module: Any) -> Iterator[None]:
 
     try:
         yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning leaves the program there; a run is to be paused
+            raise KeyboardInterrupt from None
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, MisconfigurationException) as error:
         raise TrainingError(
             f"the module {type(module).__name__} cannot work with this data or these settings.",

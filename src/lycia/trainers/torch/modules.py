@@ -89,7 +89,7 @@ def leaves_of(module: nn.Module, masks: Masks) -> tuple[Leaf, ...]:
             why=f"a model keeps what goes beside the module under the names {', '.join(BESIDE)}.",
             do="rename the parameter or the buffer.",
         )
-    _check_masks(masks, [name for group in names for name in group])
+    _check_masks(masks, names)
     _check_memory({group[0]: state[group[0]] for group in names})
     leaves = tuple(_leaf(group, state[group[0]], masks) for group in names)
     if not any(leaf.segment == "trained" for leaf in leaves):
@@ -255,7 +255,8 @@ def _matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _check_masks(masks: Masks, names: list[str]) -> None:
+def _check_masks(masks: Masks, groups: list[tuple[str, ...]]) -> None:
+    names = [name for group in groups for name in group]
     for setting, patterns in (("frozen", masks.frozen), ("local", masks.local)):
         idle = [pattern for pattern in patterns if not _matches((pattern,), tuple(names))]
         if idle:
@@ -264,12 +265,14 @@ def _check_masks(masks: Masks, names: list[str]) -> None:
                 why=f"its tensors are {_some(names)}.",
                 do="use these names, or patterns of them such as 'head.*'.",
             )
-    both = [name for name in names if _matches(masks.frozen, (name,)) and _matches(masks.local, (name,))]
+    both = [
+        " = ".join(group) for group in groups if _matches(masks.frozen, group) and _matches(masks.local, group)
+    ]  # fmt: skip
     if both:
         raise TrainingError(
             f"both frozen=… and local=… name {_some(both)}.",
             why="what is frozen is the same everywhere and never trained; what is local is trained by each node.",
-            do="leave these names out of one of them.",
+            do="leave these names out of one of them; a tied tensor is one, under all of its names.",
         )
 
 

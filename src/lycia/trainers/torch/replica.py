@@ -1,6 +1,7 @@
 """A module made ready for many trainings: its parameters stand in one vector, and one task leaves the next no trace."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,10 @@ class Replica:
 
     A parameter that is stored otherwise, such as in bfloat16, has its number in the vector as well: steps are added up
     there, in float32, and `narrow` hands them down.
+
+    What the module keeps beside its numbers is as it was built before each task: attributes, and the content of lists,
+    dicts, sets, arrays and tensors among them, hooks and submodules too. What an object of another kind keeps in
+    itself stays as it has become.
 
     Attributes:
       vector: (size,) float32, the parameters of the trained segment and then those of the local one.
@@ -49,11 +54,15 @@ class Replica:
         Raises: TrainingError, if it is a model of another module.
         """
         self._check(layout)
-        for held, first in self._attributes:
+        for held, first in self._contents:
             held.clear()
-            held.update(first)
+            (held.update if isinstance(held, (dict, set)) else held.extend)(first)
+        for parameter, needed in self._needing:
+            parameter.requires_grad_(needed)
         for _, parameter, view in self._astray():
             parameter.data = view
+        for array, first in self._arrays:
+            np.copyto(array, first)
         with torch.no_grad():
             for tensor, start in self._unsaved:
                 tensor.copy_(start)
@@ -136,9 +145,14 @@ class Replica:
     def _remember(self, tensors: dict[str, torch.Tensor]) -> None:
         """What the module was when it was built, beside the numbers that a model brings."""
         parts = [part for part in self.module.modules() if hasattr(part._buffers, "clear")]  # scripted ones keep theirs
-        self._attributes = [
-            (held, dict(held)) for part in parts for held in (vars(part), part._buffers, part._parameters)
+        kept = _kept_in([vars(part) for part in parts])
+        self._contents = [
+            (item, dict(item) if isinstance(item, dict) else list(item))
+            for item in kept
+            if isinstance(item, (dict, set, list, deque))
         ]
+        self._arrays = [(item, item.copy()) for item in kept if isinstance(item, np.ndarray) and item.flags.writeable]
+        self._needing = [(parameter, parameter.requires_grad) for parameter in self.module.parameters()]
         names = {id(tensor): name for name, tensor in tensors.items()}
         self._buffers: dict[str, tuple[dict[str, Any], str]] = {
             names[id(buffer)]: (part._buffers, key)
@@ -146,8 +160,7 @@ class Replica:
             for key, buffer in part._buffers.items()
             if id(buffer) in names
         }
-        values = [value for _, first in self._attributes for value in first.values() if isinstance(value, torch.Tensor)]
-        beside = [value for value in values if id(value) not in names]
+        beside = [item for item in kept if isinstance(item, torch.Tensor) and id(item) not in names]
         self._unsaved = [(tensor, tensor.detach().clone()) for tensor in beside]
         self._fixed = {**tensors, **dict(zip((names[id(item)] for item in self.parameters), self.views, strict=True))}
 
@@ -186,6 +199,19 @@ class Replica:
                 do="let build_model depend on nothing but its argument; start a new run for a changed model.",
             )
         self._layout = layout
+
+
+def _kept_in(things: Sequence[Any]) -> list[Any]:
+    """All of these, and what dicts, lists and deques among them hold, each once."""
+    found = {id(thing): thing for thing in things}
+    coming = list(found.values())
+    while coming:
+        held = coming.pop()
+        inside = held.values() if isinstance(held, dict) else held if isinstance(held, (list, deque)) else ()
+        fresh = {id(item): item for item in inside if id(item) not in found}
+        found |= fresh
+        coming += fresh.values()
+    return list(found.values())
 
 
 Pool = list[tuple[object, Replica]]

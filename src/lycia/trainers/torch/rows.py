@@ -36,9 +36,9 @@ class Rows(Protocol):
 def rows_for(data: Any, model: Model, device: torch.device) -> Rows:
     """The data as the module takes it.
 
-    Features that are floats come as float32, integers (token ids) as int64. The targets of examples are their places in
-    the model's label set, or else their labels as float32. What a Dataset gives is collated, as a DataLoader does; its
-    float64 becomes float32.
+    Features that are floats or bools come as float32, integers (token ids) as int64. The targets of examples are their
+    places in the model's label set, or else their labels as float32. What a Dataset gives is collated, as a DataLoader
+    does; its float64 becomes float32.
 
     Raises: TrainingError, if it is no such data, if there is none, or if a label is not in the label set.
     """
@@ -101,7 +101,7 @@ class _ExampleRows:
         labels = labels_of(model)
         self._features, self._model, self._device = data.features, model, device
         self._targets = _numbers(data.labels) if labels is None else codes_of(labels, data)
-        floats = data.features.dtype.kind == "f" or scaling_of(model) is not None
+        floats = data.features.dtype.kind in "fb" or scaling_of(model) is not None
         self._dtype = torch.float32 if floats else torch.int64
         self.at_once = max(1, _AT_ONCE_BYTES // max(1, math.prod(data.features.shape[1:]) * self._dtype.itemsize))
 

@@ -33,7 +33,7 @@ class TorchTrainer:
 
     Parameters are trained together, float buffers (BatchNorm) and integer ones are statistics, and parameters that
     require no gradient are frozen: each node gets them once. Tied tensors are one leaf with aliases. Of `Examples`,
-    float features come to the module as float32 and integers (token ids) as int64; their labels come to the loss as
+    floats and bools come to the module as float32, integers (token ids) as int64; their labels come to the loss as
     places in the schema's label set (int64), or without one as float32. A map-style Dataset of (input, target) pairs
     may be a node's data, too; its pairs come as they are.
 

@@ -138,6 +138,7 @@ export class Chart {
     this.resized.disconnect();
     this.scheme.removeEventListener("change", this.recolour);
     this.plot?.destroy();
+    this.plot = null;
   }
 }
 
@@ -147,13 +148,13 @@ export function metricChart(metric, picked, format) {
     const by = (exchange) => history.column(`${exchange}/${metric}`);
     const measured = history.metrics.get(metric) ?? new Set();
     const scope = measured.has("evaluate") ? "evaluate" : "train";
-    const nodes = [...history.nodes].filter((node) => history.columns.has(`${scope}/${metric}/of/${node}`)).sort();
+    const nodes = [...history.nodes].filter((node) => history.columns.has(`${scope}/${metric}\nof ${node}`)).sort();
     const band = nodes.length > 0 && nodes.length <= 6 ? [] : spread(history, `${scope}/${metric}`);
     return [
       ...band,
       ...nodes.map((node) => ({
         name: node,
-        values: history.column(`${scope}/${metric}/of/${node}`),
+        values: history.column(`${scope}/${metric}\nof ${node}`),
         colour: picked.has(node) ? "orange" : "grey",
         width: picked.has(node) ? 2.4 : 1,
         quiet: !picked.has(node) && nodes.length > 6,
@@ -180,7 +181,7 @@ export function metricChart(metric, picked, format) {
 export function normChart(format) {
   const lines = (history) => [
     ...spread(history, "norm"),
-    { name: "median", values: history.column("norm/2"), colour: "blue", width: 2.4 },
+    { name: "median", values: history.column("norm\n2"), colour: "blue", width: 2.4 },
     { name: "bound", values: history.column("norm/bound"), colour: "red", width: 1.8, dash: [9, 4] },
   ];
   return new Chart({ title: "Norm of the updates", note: "What is longer than the bound is quarantined.", format, lines, zero: true });
@@ -227,7 +228,7 @@ function nothing(history) {
 
 /** Two bands: where all nodes are, and where the middle half of them is. */
 function spread(history, name) {
-  const at = (place) => history.column(`${name}/${place}`);
+  const at = (place) => history.column(`${name}\n${place}`);
   const edge = { colour: "grey", hidden: true, quiet: true };
   return [
     { ...edge, name: "least", values: at(0), to: 1, between: "mist", says: "all nodes, from least to most" },

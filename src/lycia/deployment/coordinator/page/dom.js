@@ -34,22 +34,19 @@ export class Rows {
   }
 
   show(items) {
-    const kept = new Set();
+    const wanted = new Map(items.map((item) => [this.key(item), item]));
+    for (const [key, row] of this.rows) {
+      if (wanted.has(key)) continue; // first, so that no row that stays is moved for one that goes: it may have the focus
+      row.remove();
+      this.rows.delete(key);
+    }
     let before = this.parent.firstElementChild;
-    for (const item of items) {
-      const key = this.key(item);
-      kept.add(key);
+    for (const [key, item] of wanted) {
       let row = this.rows.get(key);
       if (!row) this.rows.set(key, (row = this.make(item)));
       this.change(row, item);
       if (row === before) before = before.nextElementSibling;
       else this.parent.insertBefore(row, before);
-    }
-    for (const [key, row] of this.rows) {
-      if (!kept.has(key)) {
-        row.remove();
-        this.rows.delete(key);
-      }
     }
   }
 }

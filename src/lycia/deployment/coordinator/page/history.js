@@ -6,7 +6,7 @@ export const SPREAD = [0, 1, 2, 3, 4]; // least, lower quarter, median, upper qu
 export class History {
   constructor() {
     this.rounds = [];
-    this.columns = new Map();
+    this.columns = new Map(); // name → values; a line break in a name is ours: no metric's name has one
     this.metrics = new Map(); // metric → names of the exchanges in which it was measured
     this.nodes = new Set(); // of which single figures are known
     this.phases = new Set();
@@ -73,10 +73,10 @@ export class History {
   }
 
   spread(name, said) {
-    if (said.spread) SPREAD.forEach((place) => this.put(`${name}/${place}`, said.spread[place]));
+    if (said.spread) SPREAD.forEach((place) => this.put(`${name}\n${place}`, said.spread[place]));
     for (const [node, value] of Object.entries(said.nodes)) {
       this.nodes.add(node);
-      this.put(`${name}/of/${node}`, value);
+      this.put(`${name}\nof ${node}`, value);
     }
   }
 

@@ -1,93 +1,81 @@
-// Where the page begins: who looks, what it listens to, and which view is shown.
+// Where the page begins: who looks, and which view is shown. A view has one stream: a browser has six for one host.
 
 import { call, visitor } from "./calls.js";
-import { el, gathered, mark, say } from "./dom.js";
-import { Feed } from "./feed.js";
+import { el, mark, say } from "./dom.js";
 import { notify } from "./notices.js";
 import { Overview } from "./overview.js";
 import { RunView } from "./run.js";
 
+const AGAIN_MS = 3000;
 const main = document.getElementById("main");
 const link = document.getElementById("link");
 const leave = document.getElementById("leave");
 const federation = { runs: new Map(), nodes: new Map() };
-let feed = null;
+let isIn = false;
 let view = null;
 
-async function begin() {
-  say(document.getElementById("where"), location.host);
-  const code = new URLSearchParams(location.hash.slice(1)).get("code");
-  if (code) {
-    history.replaceState(null, "", location.pathname); // nobody finds it in the history
-    try {
-      await call("POST", "/v1/dashboard/session", { code });
-    } catch (problem) {
-      notify(problem);
-    }
-  }
+async function begin(code = "") {
   try {
+    if (code) {
+      await call("POST", "/v1/dashboard/session", { code }).catch((problem) => {
+        if (problem.status === 0) throw problem;
+        notify(problem);
+      });
+    }
     if (await visitor()) enter();
     else showDoor();
-  } catch (problem) {
-    notify(problem);
-    setTimeout(begin, 3000);
+  } catch {
+    showLink(false);
+    setTimeout(() => begin(code), AGAIN_MS);
   }
 }
 
 function enter() {
-  feed?.close();
+  isIn = true;
   leave.hidden = false;
-  feed = new Feed({
-    url: () => "/v1/stream",
-    hear: {
-      run: (run) => take(federation.runs, run.id, run),
-      node: (node) => take(federation.nodes, node.name, node),
-    },
-    told: showLink,
-    lost,
-  });
   show();
-}
-
-const draw = gathered(() => view?.draw());
-
-function take(things, name, thing) {
-  things.set(name, thing);
-  draw();
 }
 
 /** The view that the address names. */
 function show() {
-  if (!feed) return;
+  if (!isIn) return;
   view?.close();
-  const run = location.hash.match(/^#\/runs\/(.+)$/)?.[1];
-  view = run ? new RunView(decodeURIComponent(run), federation, { told: showLink, lost }) : new Overview(federation);
+  showLink(null);
+  const run = named(location.hash);
+  const links = { told: showLink, refused };
+  view = run ? new RunView(run, links) : new Overview(federation, links);
   main.replaceChildren(view.element);
   scrollTo(0, 0);
-  draw();
 }
 
-/** A stream was refused: has the session ended? */
-async function lost() {
-  const name = await visitor().catch(() => undefined);
-  if (name === null) showDoor();
+/** The run in an address; "" where there is none. */
+function named(hash) {
+  try {
+    return decodeURIComponent(hash.match(/^#\/runs\/(.+)$/)?.[1] ?? "");
+  } catch {
+    return "";
+  }
 }
 
+function refused(problem) {
+  if (problem.status === 401) showDoor(); // the session has ended
+}
+
+/** Whether what is shown is how things stand; null, if nothing is listened to. */
 function showLink(isLive) {
-  mark(link, "class", `link ${isLive ? "live" : "broken"}`);
-  say(link, isLive ? "live" : "reconnecting …");
+  mark(link, "class", `link ${isLive === null ? "" : isLive ? "live" : "broken"}`);
+  say(link, isLive === null ? "" : isLive ? "live" : "reconnecting …");
 }
 
 /** How to get in. */
 function showDoor() {
-  feed?.close();
   view?.close();
-  feed = view = null;
+  view = null;
+  isIn = false;
   federation.runs.clear();
   federation.nodes.clear();
   leave.hidden = true;
-  mark(link, "class", "link");
-  say(link, "");
+  showLink(null);
   main.replaceChildren(
     el(
       "section",
@@ -100,13 +88,30 @@ function showDoor() {
   );
 }
 
+/** The code in the address, which is taken out of it: nobody finds it in the history. */
+function codeInAddress() {
+  const code = new URLSearchParams(location.hash.slice(1)).get("code") ?? "";
+  if (code) history.replaceState(null, "", location.pathname);
+  return code;
+}
+
 leave.addEventListener("click", async () => {
-  await call("DELETE", "/v1/dashboard/session").catch(notify);
-  showDoor();
+  try {
+    await call("DELETE", "/v1/dashboard/session");
+    showDoor();
+  } catch (problem) {
+    notify(problem); // the cookie is still there, so the page stays, too
+  }
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  main.focus();
 });
 addEventListener("hashchange", () => {
-  if (location.hash.startsWith("#code=")) begin();
+  const code = codeInAddress();
+  if (code) begin(code);
   else show();
 });
-setInterval(() => (view?.tick ? view.tick() : view?.draw()), 1000);
-begin();
+setInterval(() => view?.tick(), 1000);
+say(document.getElementById("where"), location.host);
+begin(codeInAddress());

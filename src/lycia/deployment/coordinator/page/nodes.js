@@ -43,8 +43,7 @@ export class NodeTable {
   }
 
   /** Show a round, if it is another one than is shown; not more often than every two seconds. */
-  show(last, shown, nodes) {
-    this.known = nodes;
+  show(last, shown) {
     this.element.parentElement.hidden = last === null;
     if (last === null) return;
     this.wanted = last.record;
@@ -73,17 +72,17 @@ export class NodeTable {
     if (!record) return;
     const { metric, exchange } = shown;
     const scope = record.evaluation.evaluate ? "evaluate" : exchange;
-    const measured = record.evaluation[scope]?.nodes ?? {};
+    const measured = record.evaluation[scope]?.nodes;
     const trained = record.train_metrics.nodes;
     const fell = new Map([...record.dropped, ...record.late.map((late) => ({ ...late, kind: "late" }))].map((drop) => [drop.node, drop]));
     const names = new Set([...(record.asked.train ?? []), ...(record.asked[scope] ?? [])]);
     const items = [...names].map((name) => ({
       name,
-      figure: measured[name]?.[metric] ?? null,
-      loss: trained[name]?.loss ?? null,
-      norm: record.norms[name] ?? null,
-      examples: record.weights[name] ?? null,
-      state: fell.get(name)?.kind ?? (name in record.weights ? "heard" : "measured"),
+      figure: own(own(measured, name), metric),
+      loss: own(own(trained, name), "loss"),
+      norm: own(record.norms, name),
+      examples: own(record.weights, name),
+      state: fell.get(name)?.kind ?? (Object.hasOwn(record.weights, name) ? "heard" : "measured"),
       reason: fell.get(name)?.reason ?? "",
     }));
     const { by, falls } = this.order;
@@ -104,11 +103,9 @@ export class NodeTable {
     const sign = el("span", { "aria-hidden": "true" });
     const said = el("span");
     state.append(sign, " ", said);
-    const dot = el("span", { class: "dot" });
-    const row = el("tr", { "data-node": name }, el("td", { class: "name" }, dot, pick), ...cells, state);
+    const row = el("tr", { "data-node": name }, el("td", { class: "name" }, pick), ...cells, state);
     row.show = (node) => {
       mark(pick, "aria-pressed", this.picked.has(name));
-      mark(dot, "class", `dot ${this.known.get(name)?.there ? "there" : "away"}`);
       [figure(node.figure), figure(node.loss), figure(node.norm), count(node.examples)].forEach((text, place) => say(cells[place], text));
       mark(sign, "class", `mark ${node.state}`);
       mark(state, "title", node.reason || null);
@@ -125,4 +122,9 @@ export class NodeTable {
     this.draw();
     this.onPick();
   }
+}
+
+/** What is said of a name; null, if nothing is: a node or a metric may be called "constructor". */
+function own(things, name) {
+  return things && Object.hasOwn(things, name) ? things[name] : null;
 }

@@ -1,14 +1,16 @@
 // All runs and all nodes of the coordinator.
 
 import { Actions } from "./actions.js";
-import { el, mark, Rows, say } from "./dom.js";
+import { el, gathered, mark, Rows, say } from "./dom.js";
+import { Feed } from "./feed.js";
 import { Badge, Bar, left, progress, Tile } from "./parts.js";
 import { ago, count, counted, doing, duration, figure, moment, size } from "./words.js";
 
 const MOST_RUNS = 100;
 
 export class Overview {
-  constructor(federation) {
+  /** `federation`: the runs and nodes that are known already; what is heard of is added to it. */
+  constructor(federation, { told, refused }) {
     this.federation = federation;
     this.tiles = { nodes: new Tile("Nodes"), runs: new Tile("Runs"), examples: new Tile("Examples"), traffic: new Tile("Travelled") };
     this.runs = el("ol", { class: "runs" });
@@ -36,6 +38,26 @@ export class Overview {
     );
     this.runRows = new Rows(this.runs, (run) => run.id, runCard, (card, run) => card.show(run));
     this.nodeRows = new Rows(this.body, (node) => node.name, nodeRow, (row, node) => row.show(node));
+    const draw = gathered(() => this.draw());
+    const take = (things, name, thing) => {
+      things.set(name, thing);
+      draw();
+    };
+    this.feed = new Feed({
+      url: () => "/v1/stream",
+      hear: {
+        run: (run) => take(federation.runs, run.id, run),
+        node: (node) => take(federation.nodes, node.name, node),
+      },
+      told,
+      refused,
+    });
+    this.draw();
+  }
+
+  /** What passes with time alone. */
+  tick() {
+    this.draw();
   }
 
   draw() {
@@ -61,7 +83,9 @@ export class Overview {
     this.nodeRows.show(shown.sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name, undefined, { numeric: true })));
   }
 
-  close() {}
+  close() {
+    this.feed.close();
+  }
 }
 
 function runCard(run) {

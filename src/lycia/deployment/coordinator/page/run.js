@@ -18,8 +18,8 @@ const MOST_ROUNDS = 50;
 const OVER = ["finished", "stopped"];
 
 export class RunView {
-  constructor(id, federation, { told, lost }) {
-    Object.assign(this, { id, federation, told, lost });
+  constructor(id, { told, refused }) {
+    Object.assign(this, { id, told, refused });
     this.picked = new Set();
     this.skew = 0; // seconds that the coordinator's clock is ahead of this one
     this.charts = new Map();
@@ -59,7 +59,7 @@ export class RunView {
     this.element = el(
       "article",
       {},
-      el("p", { class: "back" }, el("a", { href: "#/", text: "← All runs and nodes" })),
+      back(),
       el(
         "div",
         { class: "head" },
@@ -104,11 +104,18 @@ export class RunView {
         },
       },
       told: (isLive) => {
-        if (!isLive && OVER.includes(this.standing?.state)) this.feed.close(); // all is said
-        else this.told(isLive);
+        const isOver = OVER.includes(this.standing?.state);
+        if (!isLive && isOver) this.feed.close(); // all is said
+        this.told(isOver ? null : isLive);
       },
-      lost: this.lost,
+      refused: (problem) => (problem.status === 404 ? this.showProblem(problem) : this.refused(problem)),
     });
+  }
+
+  showProblem(problem) {
+    this.close();
+    this.told(null);
+    this.element.replaceChildren(back(), el("h1", { text: "Not found" }), el("p", { text: problem.message }), el("p", { class: "note", text: problem.do }));
   }
 
   hearAbout(about) {
@@ -150,7 +157,7 @@ export class RunView {
     }
     this.waiting.hidden = history.rounds.length > 0;
     for (const chart of this.charts.values()) chart.draw(history);
-    this.nodes.show(history.last, this.standing.figure, this.federation.nodes);
+    this.nodes.show(history.last, this.standing.figure);
     this.drawTroubles();
     this.drawRounds();
   }
@@ -193,8 +200,7 @@ export class RunView {
     this.troubled.hidden = found.length === 0;
     const first = Math.max(found.length - MOST_TROUBLES, 0);
     const shown = found.slice(first).map((trouble) => ({ ...trouble, key: [trouble.round, trouble.attempt, trouble.exchange, trouble.kind, trouble.node].join("/") }));
-    const once = new Map(shown.map((trouble) => [trouble.key, trouble]));
-    this.troubleRows.show([...once.values()].reverse());
+    this.troubleRows.show(shown.reverse());
     this.moreTroubles.hidden = first === 0;
     say(this.moreTroubles, `${count(first)} earlier ones are in the facts.`);
   }
@@ -219,6 +225,10 @@ export class RunView {
     for (const chart of this.charts.values()) chart.close();
     document.title = "Lycia";
   }
+}
+
+function back() {
+  return el("p", { class: "back" }, el("a", { href: "#/", text: "← All runs and nodes" }));
 }
 
 function section(name, ...parts) {
