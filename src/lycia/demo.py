@@ -86,7 +86,8 @@ def run_demo(demo: Demo, *, kill: bool, directory: Path | None, console: Console
         federation.wait_nodes(nodes)
         spent_s = time.monotonic() - began
         console.print(
-            f"{nodes} nodes have joined {federation.url}, each with {demo.examples} of its own ({spent_s:.1f} s)."
+            f"{nodes} nodes have joined {federation.url}, each with {demo.examples} of its own ({spent_s:.1f} s).",
+            soft_wrap=True,
         )
         run = start_run(federation.client, app)
         watchers: list[Observer] = [RunProgress(console)]

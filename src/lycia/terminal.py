@@ -158,8 +158,8 @@ def round_line(record: Mapping[str, Any], figure: str, traffic: str) -> str:
 def troubles(record: Mapping[str, Any]) -> Sequence[str]:
     """One line for each node that did not count in a round, and why; the gravest first.
 
-    Those who were late are named where the round missed its quorum. Elsewhere they are a number in the round's line: more
-    nodes are asked than are needed, so in every healthy round some are late.
+    Those who were late are named where the round missed its quorum. Elsewhere they are a number in the round's line:
+    more nodes are asked than are needed, so in every healthy round some are late.
     """
     dropped = sorted(record["dropped"], key=lambda drop: drop["kind"] != "quarantined")
     return [

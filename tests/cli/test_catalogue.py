@@ -141,7 +141,7 @@ def test_a_part_of_an_installed_package_is_found_under_the_name_that_it_declares
         ('{"part": {}}', "cannot be read"),
         (plan().to_json().replace('"rounds":2', '"rounds":2,"surprise":1'), "Plan has no surprise"),
         (plan().to_json().replace('"rounds":2', '"rounds":0'), "rounds=0"),
-        (plan().to_json().replace('"rounds":2', '"rounds":"many"'), "cannot be read"),
+        (plan().to_json().replace('"rounds":2', '"rounds":"many"'), "rounds='many'"),
         (plan().to_json().replace('{"part":"Everyone"}', "5"), "selector is a int"),
         (plan().to_json().replace('{"part":"Everyone"}', '{"part":"SGD"}'), "selector is a SGD"),
         (plan().to_json().replace('"part":"RoundRules"', '"part":"Stop"'), "cannot be read"),

@@ -85,6 +85,25 @@ def test_a_file_can_be_looked_at_before_joining(app: Path, lycia: Callable[..., 
     assert "1 of 3 examples are held out" in err
 
 
+def test_an_app_without_a_population_shows_what_a_node_would_bring(
+    app: Path, lycia: Callable[..., Told], tmp_path: Path
+):
+    app.write_text(APP.replace("    population=", "    name='wards', evaluator=").replace('name="patients", ', ""))
+    status, _, err = lycia("data", str(app))
+    assert status == 1
+    assert "has no population" in err
+    assert "--data DATA" in err
+    (tmp_path / "good.csv").write_text(GOOD)
+    assert lycia("data", str(app), "--data", "good.csv")[0] == 0
+
+
+def test_a_loader_that_ends_the_program_is_told_as_an_error(app: Path, lycia: Callable[..., Told], tmp_path: Path):
+    (tmp_path / "loader.py").write_text("def load():\n    raise SystemExit(3)\n")
+    status, _, err = lycia("data", str(app), "--data", "loader.py:load")
+    assert status == 1
+    assert "load() in loader.py failed: SystemExit: 3" in err
+
+
 @pytest.mark.parametrize("command", ["data", "join"])
 @pytest.mark.parametrize(
     ("table", "differences"),

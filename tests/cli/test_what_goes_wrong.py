@@ -74,6 +74,16 @@ def test_an_app_file_that_is_no_app_or_holds_a_misfit(
     assert complaint in told(lycia(federation, "start", str(app)))
 
 
+def test_what_the_apps_own_code_raises_is_told_with_its_line(federation: Federation, tmp_path: Path):
+    app = tmp_path / "app.py"
+    app.write_text(
+        f"{APP.read_text()}\nfrom dataclasses import dataclass, replace\n@dataclass(frozen=True)\n"
+        "class Failing(NumpyTrainer):\n    def train(self, task):\n        return {}['lost']\n"
+        "app = replace(app, trainer=Failing())\n"
+    )
+    assert f"KeyError: 'lost' ({app}, line" in told(lycia(federation, "simulate", str(app)))
+
+
 def test_a_missing_app_file(federation: Federation):
     assert "there is no app file" in told(lycia(federation, "simulate", "nowhere.py"))
 

@@ -28,12 +28,12 @@ from lycia import (
 from lycia.core import normalising
 from lycia.core.layout import Layout, Leaf
 from lycia.core.messages import DESCRIBE
-from lycia.core.training import LocalResult, LocalTask
 from lycia.core.normalising import Moments, described, pooled
-from lycia.errors import LayoutError, PlanError
+from lycia.core.training import LocalResult, LocalTask
+from lycia.errors import LayoutError, PlanError, TrainingError
 
 LAYOUT = Layout((Leaf("weight", (3, 2)), Leaf("scaling", (3, 3), segment="frozen")))
-MODEL = LAYOUT.model({"weight": np.zeros((3, 2)), "scaling": np.array([[0.0], [1.0], [0.0]]).repeat(3, axis=1)})
+MODEL = LAYOUT.model({"weight": np.zeros((3, 2), np.float32), "scaling": np.float32([[0] * 3, [1] * 3, [0] * 3])})
 
 
 def in_units() -> dict[str, NodeData]:
@@ -133,6 +133,27 @@ def test_a_run_resumed_in_its_first_round_or_later_has_the_same_bits(tmp_path):
     whole = simulate(app())
     simulate(app(), directory=tmp_path, until_round=1)
     assert simulate(app(), directory=tmp_path).digest == whole.digest
+
+
+def test_another_attempt_at_the_first_round_asks_again_and_scales_by_what_it_is_told():
+    asked: list[int] = []
+
+    class Hesitant(NumpyTrainer):
+        def moments(self, data: Examples) -> Moments:
+            asked.append(len(data))
+            if len(asked) == 1:
+                raise TrainingError("not now.", why="it is the first time.", do="ask again.")
+            return super().moments(data)
+
+        def train(self, task: LocalTask) -> LocalResult:
+            if len(asked) == 3:
+                raise TrainingError("not now.", why="it is the first time.", do="ask again.")
+            return super().train(task)
+
+    result = simulate(replace(app(), trainer=Hesitant(learning_rate=0.3, batch_size=20, scaled=True)))
+    assert [bool(record["missed"]) for record in result.records[:2]] == [True, False]
+    assert len(asked) == 6
+    assert result.digest == simulate(app()).digest
 
 
 def test_a_run_that_broke_off_in_its_first_round_goes_on_to_the_same_bits(tmp_path):

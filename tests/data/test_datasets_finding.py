@@ -101,6 +101,7 @@ def test_a_transfer_that_always_breaks_off_at_one_place_is_given_up(shelf: Shelf
         (gzip.compress(CONTENT)[:-9], "no whole gzip file"),
         (gzip.compress(CONTENT * 2), f"more than {len(CONTENT)} bytes"),
     ],
+    ids=["a sign-in page", "more", "changed", "cut off while gzipped", "more while gzipped"],
 )
 def test_something_else_under_the_address_is_never_kept(shelf: Shelf, tmp_path: Path, content: bytes, said: str):
     shelf.files["/fish.txt"] = content
@@ -132,7 +133,11 @@ def test_a_file_without_an_address_must_be_brought(monkeypatch: pytest.MonkeyPat
         content_of(fishes(), "fish.txt")
 
 
-@pytest.mark.parametrize("content", [b"", CONTENT[:100], gzip.compress(CONTENT)[:100], b"\x1f\x8b rubbish"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", CONTENT[:100], gzip.compress(CONTENT)[:100], b"\x1f\x8b rubbish"],
+    ids=["empty", "cut off", "cut off while gzipped", "not gzipped"],  # gzip writes the time down
+)
 def test_a_damaged_file_in_the_cache_is_named_with_what_to_delete(shelf: Shelf, tmp_path: Path, content: bytes):
     path = tmp_path / "cache" / "fishes" / "fish.txt"
     put(path, content)

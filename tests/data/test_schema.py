@@ -50,6 +50,7 @@ def test_data_that_fits_has_no_differences():
         (data(columns=("age", "visits", "height")), "has the column height, which the schema does not know"),
         (data(columns=("visits", "age", "sex")), "in another order than the schema, which says age, visits, sex"),
         (data(FEATURES[:, 0], columns=None), "the training data has examples of shape () instead of (3,)"),
+        (NodeData(Examples(3.0, LABELS)), "the training data has examples of shape () instead of (3,)"),
         (data(FEATURES.astype(str)), "the training data has features of type <U32 instead of numbers"),
         (data(labels=LABELS[:2]), "the training data has 3 examples and 2 labels"),
         (data(labels=LABELS[:, None]), "has labels of shape (3, 1) instead of one label for each example"),

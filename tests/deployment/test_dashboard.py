@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -15,10 +15,11 @@ import httpx2
 import pytest
 
 from lycia.core.events import Opened
-from lycia.deployment.coordinator import glances, sessions
+from lycia.deployment.coordinator import glances, sessions, watching
 from lycia.deployment.coordinator.dashboard import OWN_PAGE
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.sessions import Caller, Sessions
+from lycia.deployment.coordinator.watching import Watching
 from lycia.deployment.identity import Identity
 from lycia.deployment.node.client import Client
 from lycia.deployment.operator import dashboard_url, follow
@@ -26,6 +27,9 @@ from lycia.deployment.starting import start_run
 from lycia.deployment.wire import Problem
 from lycia.errors import AccessError
 from lycia.runtime.apps import load_app
+from lycia.storage import runs as kept_runs
+from lycia.storage.database import Database, sqlite_url
+from lycia.storage.facts import StoredRun
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
@@ -373,6 +377,19 @@ def test_a_stream_goes_on_where_it_broke_off(
     client.close()
 
 
+def test_who_claims_to_know_more_rounds_than_there_can_be_is_told_none_and_breaks_nothing(
+    coordinator: Coordinator, browser: httpx2.Client, working: Working
+):
+    signed_in(coordinator, browser)
+    run = begin(coordinator, rounds=1)
+    follow(coordinator.client, run, [])
+    with browser.stream("GET", f"/v1/runs/{run}/stream", params={"after": "1e300"}) as stream:
+        assert [event.kind for event in listen(stream.iter_lines())] == ["about", "run"]
+    with browser.stream("GET", f"/v1/runs/{run}/stream", headers={"last-event-id": "9" * 40}) as stream:
+        assert [event.kind for event in listen(stream.iter_lines())] == ["about", "run"]
+    assert browser.get(f"/v1/runs/{run}/events", params={"after": "1e300"}).json()["events"] == []
+
+
 def test_a_stream_of_a_paused_run_waits_and_goes_on_when_it_is_resumed(
     coordinator: Coordinator, browser: httpx2.Client, tmp_path: Path
 ):
@@ -472,6 +489,77 @@ def test_a_watcher_who_reads_nothing_is_owed_one_thing_for_each_run_and_node():
     assert len(board.after(0)) == 3
     assert [number for number, _, _ in board.after(0)] == [9_998, 9_999, 10_000]
     assert board.after(board.version_of(board.id_of(9_999)))[0][2] == '{"moved":9999}'
+
+
+def test_a_stream_says_aloud_that_it_is_still_there(
+    coordinator: Coordinator, browser: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "_HEARTBEAT_S", 0.2)
+    signed_in(coordinator, browser)
+    for path in ("/v1/stream", f"/v1/runs/{begin(coordinator)}/stream"):
+        with browser.stream("GET", path) as stream:
+            assert next(event.data for event in listen(stream.iter_lines()) if event.kind == "here") == {}
+
+
+class Watched:
+    """Runs that are watched, and a count of the looks at how one stands, which may have to wait."""
+
+    def __init__(self, database: Database) -> None:
+        self.looks, self.looked, self.go = 0, asyncio.Event(), asyncio.Event()
+        self.database, self.watching = database, Watching(database, self.stored, list)
+
+    async def stored(self, run: str) -> StoredRun:
+        """How a run stands, in the database."""
+        self.looks += 1
+        self.looked.set()
+        await self.go.wait()
+        return await self.database.read(lambda connection: kept_runs.get_run(connection, run))
+
+
+def over_a_run(tmp_path: Path, story: Callable[[Watched], Awaitable[None]]) -> None:
+    """Play a story over a run that is on the list, and no more."""
+    plan = load_app(APP).plan
+    row = StoredRun("a-run", "small", plan.to_json(), plan.digest, "[]", 1.0, {})
+
+    async def play() -> None:
+        with closing(Database(sqlite_url(tmp_path / "lycia.db"))) as database:
+            await database.write(lambda connection: kept_runs.create_run(connection, row))
+            await asyncio.wait_for(story(Watched(database)), 20)
+
+    asyncio.run(play())
+
+
+def test_who_hangs_up_while_it_looks_how_things_stand_takes_that_from_nobody(tmp_path: Path):
+    async def story(watched: Watched) -> None:
+        await watched.watching.begin()
+        one, other = (watched.watching.everything("", lambda: True) for _ in range(2))
+        for stream in (one, other):
+            assert (await anext(stream)).startswith("retry:")
+        leaving = asyncio.create_task(anext(one))
+        await watched.looked.wait()
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        watched.go.set()
+        assert '"id":"a-run"' in await anext(other)
+
+    over_a_run(tmp_path, story)
+
+
+def test_a_crowd_that_watches_a_run_looks_once_for_all(tmp_path: Path):
+    async def story(watched: Watched) -> None:
+        watched.go.set()
+        crowd = [watched.watching.run("a-run", 0, (), lambda: True) for _ in range(50)]
+        for stream in crowd:
+            assert "event: about" in await anext(stream)
+        for state in ("running", "paused"):
+            await watched.database.write(lambda connection, to=state: kept_runs.set_run_state(connection, "a-run", to))
+            watched.watching.changed("a-run")
+            watched.looks = 0
+            told = await asyncio.gather(*(anext(stream) for stream in crowd))
+            assert all(f'"state":"{state}"' in news for news in told)
+            assert watched.looks <= 3
+
+    over_a_run(tmp_path, story)
 
 
 # -------------------------------------------------------------------------------------------------------------- glances

@@ -17,6 +17,10 @@ from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import RawNode
 
+POPULATED = (
+    f"{APP.read_text()}\nfrom dataclasses import replace\nfrom functools import partial\napp = replace(app, population="
+)
+
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
@@ -105,6 +109,8 @@ def test_an_invitation_for_an_operator_makes_no_node(coordinator: Coordinator, t
         (APP, "nobody", DataError, "there is no data 'nobody'"),
         (APP, "strange", DataError, "3 columns"),
         ("raise SystemExit(3)", "node-0", AppError, "does not import: SystemExit"),
+        (f"{POPULATED}lambda: 1 / 0)", "node-0", AppError, r"failed with ZeroDivisionError: .*app\.py, line \d+"),
+        (f"{POPULATED}partial(int, 'x'))", "node-0", TrainingError, "cannot be loaded: ValueError: invalid literal"),
         ("import os; os._exit(7)", "node-0", TrainingError, "exit status 7"),
     ],
 )
@@ -182,7 +188,7 @@ def test_a_folder_is_for_one_process_at_a_time(enrolled: tuple[Invitation, Path]
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(StorageError, match="runs already, in another process") as refused:
+        with pytest.raises(StorageError, match="a node runs already, in another process") as refused:
             try_to_join(invitation, home)
         assert "--home" in refused.value.do
         other.kill()  # whoever is killed lets go

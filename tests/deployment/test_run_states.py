@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from lycia import cli, simulate
+from lycia.core.messages import Late
 from lycia.deployment.local import Federation
 from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
@@ -26,6 +28,7 @@ from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
 from tests.deployment.test_killed_nodes import trainer_of
+from tests.deployment.test_mailbox import Desk, settled
 
 WATCHED = Path(__file__).with_name("watched_app.py")
 
@@ -149,6 +152,25 @@ def test_a_run_that_is_paused_goes_on_with_the_very_same_round_and_to_the_same_b
     assert [record["survivors"] for record in records] == [["north", "south"]] * 3
     assert not any(record["dropped"] or record["late"] for record in records)
     assert [record["model"] for record in records] == undisturbed()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_run_is_let_go_of_even_in_the_very_moment_in_which_a_reply_comes(tmp_path: Path, turns: int):
+    async def story() -> None:
+        box = Desk(tmp_path).box
+        waiting = asyncio.create_task(box.receive(math.inf))
+        await settled()
+        delivering = asyncio.create_task(box.deliver(Late(7, "north"), "north"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        is_told = waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled() == is_told
+        reply = await box.receive(math.inf) if is_told else waiting.result()  # nor is the reply lost
+        await box.acknowledge(reply, {"north": "too late"})
+        assert await delivering == "too late"
+
+    asyncio.run(asyncio.wait_for(story(), 20))
 
 
 def test_a_round_does_not_run_out_of_time_while_its_run_stands_still(pair: Pair):

@@ -164,6 +164,29 @@ def test_an_app_that_fails_over_the_data_is_declined_without_a_word_of_the_data(
     assert "Jane" in capfd.readouterr().err  # whoever is at the node sees it
 
 
+def test_a_trainer_that_cannot_load_its_data_again_says_why_at_the_node_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    loader = tmp_path / "loader.py"
+    loader.write_text("from tests.deployment.small_app import _some\ndef load(): return _some(0)\n")
+    bench = Bench(tmp_path, load_app(APP.with_name("small_app.py")))
+    notes: list[str] = []
+    trainer = TrainerProcess("watched", APP.with_name("small_app.py"), f"{loader}:load", notes.append)
+    trainer.start()
+    try:
+        loader.write_text("def load(): raise ValueError('Jane Doe, born 1970')\n")
+        trainer._running().kill()
+        with pytest.raises(TrainingError, match="cannot be started again") as refused:
+            trainer.do(bench.job(bench.ask(0)))
+        assert "Jane" not in str(refused.value)
+        assert "Jane" in notes[-1]
+        loader.write_text("from tests.deployment.small_app import _some\ndef load(): return _some(0)\n")
+        assert "update" in trainer.do(bench.job(bench.ask(0)))
+    finally:
+        trainer.stop()
+
+
 def test_a_trainer_knows_no_credential_of_its_agent(monkeypatch: pytest.MonkeyPatch):
     for name in ("LYCIA_HOME", "LYCIA_SECRET", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "x")
@@ -251,6 +274,13 @@ def test_what_came_along_is_checked_and_an_ask_that_lies_is_declined(bench: Benc
     assert [reply.kind for reply in calls.replies] == ["declined", "declined"]
     assert all("is something else" in reply.reason for reply in calls.replies)
     assert not (bench.folder / "home" / "models" / ask.plan).exists()
+
+
+def test_whoever_is_at_the_node_is_told_why_it_declines(bench: Bench):
+    calls, notes = Calls(), []
+    agent_of(bench, calls, notes).answer(with_files(bench, bench.ask(0)).model_copy(update={"layout": "0" * 64}))
+    assert notes == [f"declined 'train' of round 1: {calls.replies[0].reason}"]
+    assert f"app {bench.app.name!r}" in notes[0]
 
 
 def test_a_run_that_changes_its_plan_is_declined(bench: Bench):

@@ -118,6 +118,8 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"aggregator": Gram()}, "shape 'gram'"),
     # values
     ({"rounds": 0}, "rounds=0"),
+    ({"rounds": 2.5}, "rounds=2.5"),
+    ({"rounds": "3"}, "rounds='3'"),
     *[({"rules": RoundRules(**{name: value})}, f"{name}=") for name, value in [
         ("quorum", -0.1), ("quorum", 1.1), ("quorum", float("nan")), ("least_nodes", 0), ("deadline_s", 0.0),
         ("deadline_s", float("inf")), ("deadline_s", float("nan")), ("over_selection", 0.9),

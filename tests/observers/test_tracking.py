@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lycia
+from lycia.core.training import LocalResult, LocalTask
 from lycia.observers import Tracker, observer_of
 from lycia.observers.tracking import Ending, Parameters
 from lycia.runtime.facts import Fact, RoundEnded, RunBegan, RunEnded
@@ -77,6 +79,9 @@ def test_a_run_is_written_round_by_round_to_its_end():
     assert (ending.state, ending.rounds) == ("finished", 3)
     assert ending.figures["alone/accuracy"] > 0
     assert ending.figures["total/bytes_up"] == RUN.summary()["bytes_up"]
+    assert ending.figures["total/seconds"] == pytest.approx(
+        sum(record["wall_s"] for record in RUN.to_data()["records"])
+    )
     assert service.warnings == []
 
 
@@ -138,6 +143,7 @@ def test_a_service_that_is_down_never_ends_a_run():
     *_, last = service.warnings
     assert "could not be written to before the run ended (ConnectionError: nobody is at home)" in last
     assert "of its entries are missing there" in last
+    assert len(service.warnings) <= 2  # once while it runs
 
 
 def test_what_a_service_missed_is_written_when_the_run_is_told_again():
@@ -157,6 +163,26 @@ def test_a_slow_service_is_waited_for_at_the_end_only():
     held.set()
     service.notice(ENDED)
     assert service.written == [1, 2, 3]
+
+
+def test_a_simulation_that_breaks_off_leaves_no_thread_and_is_gone_on_with(tmp_path: Path):
+    class Broken(lycia.NumpyTrainer):
+        def train(self, task: LocalTask) -> LocalResult:
+            if task.round:
+                raise MemoryError("a patient's value")
+            return super().train(task)
+
+    before, service = threading.active_count(), Service()
+    with pytest.raises(MemoryError):
+        lycia.simulate(replace(app, trainer=Broken()), directory=tmp_path / "run", observers=[service])
+    assert threading.active_count() == before
+    assert service.written == [1]
+    assert [(ending.state, ending.reason, ending.rounds) for ending in service.endings] == [
+        ("failed", "MemoryError", 1)
+    ]
+    lycia.simulate(replace(app, trainer=lycia.NumpyTrainer()), directory=tmp_path / "run", observers=[service])
+    assert service.written == [1, 2, 3]
+    assert threading.active_count() == before
 
 
 def test_a_simulation_tells_its_observers_what_it_is():

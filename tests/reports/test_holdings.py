@@ -1,6 +1,5 @@
 """Who holds what: the counts are right for every kind of label, and a million nodes are never listed or loaded."""
 
-import gc
 import html
 import json
 import re
@@ -63,6 +62,8 @@ def test_numbers_to_predict_are_counted_in_equally_full_ranges():
     assert total.sum() == 1000
     assert total.min() > 180
     assert total.max() < 220
+    assert Holdings.of([labelled(*map(float, range(100)))]).are_ranges
+    assert not Holdings.of([labelled(*map(float, range(10)))]).are_ranges
     whole = Holdings.of([labelled(*range(100))], schema=Schema(shape=(1,)))
     assert whole.are_ranges
     assert sum(whole.shown[0].counts) == 100
@@ -83,6 +84,38 @@ def test_data_without_labels_has_sizes_only():
     assert (holdings.labels, holdings.label_skew) == ((), None)
     assert [(holding.examples, holding.held_out) for holding in holdings.shown] == [(3, 1), (0, 0)]
     assert holdings.page()
+
+
+def test_a_node_without_examples_changes_nothing_for_the_others():
+    numbers = [labelled(1.5, 2.5, 3.5), labelled(0.5, 4.5)]
+    alone, together = Holdings.of(numbers), Holdings.of([*numbers, Examples(np.zeros((0, 1)), np.zeros(0))])
+    assert (together.labels, together.label_skew) == (alone.labels, alone.label_skew)
+    assert together.shown[-1].counts == (0,) * len(alone.labels)
+
+
+@pytest.mark.parametrize("beyond", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_in_no_range(beyond: float):
+    numbers = [labelled(1.5, 2.5, beyond), labelled(beyond)]
+    holdings = Holdings.of(numbers)
+    assert holdings.are_ranges
+    assert holdings.labels == Holdings.of([labelled(1.5, 2.5)]).labels
+    assert [(holding.examples, sum(holding.counts)) for holding in holdings.shown] == [(3, 2), (1, 0)]
+    assert counts(Holdings.of([labelled(1.0, beyond, 1.0)])) == {"node-0": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([b"ill", b"well"], ("ill", "well")),
+        (np.array(["2020-02-01", "2021-03-01"], "datetime64[D]"), ("2020-02-01", "2021-03-01")),
+        (np.array([None, "ill"], dtype=object), ("None", "ill")),
+        ([True, False], ("False", "True")),
+        (np.array([2**63 + 1, 3], np.uint64), ("3", "9223372036854775809")),
+    ],
+)
+def test_labels_of_any_type_are_counted(labels: object, told: tuple[str, ...]):
+    holdings = Holdings.of([Examples(np.zeros((2, 1)), labels)])
+    assert (holdings.labels, holdings.shown[0].counts) == (told, (1, 1))
 
 
 def test_label_skew_goes_from_none_to_nothing_in_common():
@@ -127,7 +160,6 @@ def test_no_two_nodes_are_in_memory_together():
     seen: list[weakref.ref] = []
 
     def watched(name: str) -> NodeData:
-        gc.collect()
         assert sum(one() is not None for one in seen) <= 1
         examples = Examples(np.zeros((3, 1)), np.zeros(3))
         seen.append(weakref.ref(examples))
@@ -153,6 +185,17 @@ def test_the_page_is_one_file_without_anything_from_outside(tmp_path: Path, node
     assert "<script" not in drawn
     assert "data-tips" not in drawn
     assert "lycia-run" in drawn
+
+
+def test_a_discs_area_is_a_number_of_examples():
+    page = Holdings.of([labelled(*[0] * 16), labelled(*[0] * 4, *[1] * 9)]).page()
+    radii = [float(found) for found in re.findall(r'<circle class="dot together"[^>]* r="([\d.]+)"', page)]
+    assert [round(radius / radii[0] * 4, 1) for radius in radii] == [4.0, 2.0, 3.0]
+
+
+def test_a_shades_depth_is_a_share_of_a_nodes_examples():
+    page = Holdings.of([labelled(*[0] * 7, 1), *[labelled(0, 0)] * 40]).page()
+    assert re.findall(r'fill-opacity="([\d.]+)"', page) == ["0.21", "0.89", "1"]
 
 
 def test_what_nodes_and_labels_are_called_is_shown_as_text():

@@ -58,6 +58,12 @@ def app(**changes: object) -> App:
     )  # fmt: skip
 
 
+def test_a_file_is_not_an_app():
+    with pytest.raises(AppError, match=r"'app\.py' is not an App") as refused:
+        simulate("app.py")  # type: ignore[arg-type]
+    assert "lycia simulate" in refused.value.do
+
+
 class StopAfter:
     """An observer that ends the process's part in a run after so many moves, as a crash does."""
 

@@ -27,11 +27,13 @@ from lycia import (
     Faults,
     FedAvg,
     FedProx,
+    Normalisation,
     Plan,
     RoundRules,
     simulate,
 )
 from lycia.core.keys import Key
+from lycia.core.layout import Layout, Model
 from lycia.core.training import LocalTask, NodeData
 from lycia.data import DIGITS, Examples, Schema, digits, evenly, hold_out
 from lycia.testing import check_trainer, digest_of
@@ -288,13 +290,16 @@ class Forgetful(nn.Module):
 
 
 class Restless(nn.Module):
-    """Changes what it is made of: lists, dicts, arrays, hooks, submodules, and what is trained."""
+    """Draws from every generator, and changes what it is made of: lists, arrays, hooks, submodules, what is trained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.head, self.between = nn.Linear(5, 5), nn.Linear(5, 3), nn.Identity()
         self.seen, self.counts, self.scale = [], {"batches": {"all": deque([0])}}, np.ones(1)
         self.seen.append(self.seen)
+        with torch.inference_mode():
+            self.fixed = [torch.ones(5), torch.eye(5).to_sparse()]
+        self.register_buffer("wide", torch.ones(1).expand(5), persistent=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Scores that depend on all of it."""
@@ -304,9 +309,11 @@ class Restless(nn.Module):
             self.scale *= 0.9
             self.between = nn.Tanh()
             self.layer.register_forward_hook(lambda _module, _inputs, outputs: outputs * 1.1)
-            self.layer.weight.requires_grad_(len(self.seen) < 4)
+            if len(self.seen) > 3:
+                self.layer.weight.requires_grad_(False)
         size = len(self.seen) + self.counts["batches"]["all"][0] + float(self.scale[0])
-        return self.head(self.between(self.layer(rows))) * 0.1 * size
+        size += random.random() + float(np.random.rand())  # noqa: NPY002  # as users do
+        return self.head(self.between(self.layer(rows * self.wide))) * 0.1 * size
 
 
 @pytest.mark.parametrize("build", [normalised, Tied, Forgetful, Restless])
@@ -318,6 +325,7 @@ def test_what_was_trained_before_changes_nothing(build: Callable[[], nn.Module])
     trainer.train(task_of(trainer, examples(77, seed=3), seed=9))
     with pytest.raises(Exception, match="shape"):
         trainer.train(task_of(trainer, Examples(np.zeros((9, 4)), np.zeros(9, int))))
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002  # nor does what others have drawn
     assert digest_of(trainer.train(task).model) == first
     assert trainer.evaluate(task.layout, task.model, examples()) == measured
     fresh = replace(trainer)
@@ -785,6 +793,51 @@ def test_digits_are_learned_by_nodes_with_norms_ties_and_a_frozen_layer():
     assert result.state == "finished"
     assert result.metrics()[-1][1]["accuracy"] > 0.88
     assert simulate(app).digest == result.digest
+
+
+def test_pictures_of_bytes_are_described_and_scaled_also_by_a_node_with_a_single_one():
+    def pictures(count: int) -> Examples:
+        pixels = Key(count).generator().integers(0, 256, (count, 2, 3)).astype(np.uint8)
+        pixels[:, 0, 0] = 7
+        return Examples(pixels, (pixels[:, 1, 1] > 128).astype(np.int64))
+
+    train = {"many": pictures(50), "some": pictures(30), "one": pictures(1)}
+    trainer = TorchTrainer(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), EACH, optimizer=SGD(0.5), scaled=True
+    )  # fmt: skip
+    plan = Plan(
+        rounds=5, selector=Everyone(), client=FedAvg(), aggregator=ExampleWeightedMean(), server=SGD(),
+        normalisation=Normalisation(),
+    )  # fmt: skip
+    population = {name: NodeData(part, pictures(40)) for name, part in train.items()}
+    schema = Schema(shape=(2, 3), labels=(0, 1))
+    result = simulate(App(trainer=trainer, plan=plan, population=population, schema=schema))
+    together = np.concatenate([part.features for part in train.values()]).reshape(81, 6)
+    assert result.model.frozen["scaling"][0] == pytest.approx(together.mean(axis=0))
+    assert result.model.frozen["scaling"][1] == pytest.approx([1.0, *together[:, 1:].std(axis=0)])
+    assert result.records[0]["survivors"] == ["many", "one", "some"]
+    assert result.metrics()[-1][1]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("statistics", ["local", "average"])
+def test_a_node_is_measured_with_the_running_statistics_that_it_kept(statistics: str):
+    seen: list[np.ndarray] = []
+
+    class Looking(TorchTrainer):
+        def evaluate(self, layout: Layout, model: Model, data: Any) -> tuple[float, dict[str, float]]:
+            seen.append(model.statistics)
+            return super().evaluate(layout, model, data)
+
+    low, high = (Examples(examples().features + shift, examples().labels) for shift in (0, 9))
+    plan = Plan(
+        rounds=3, selector=Everyone(), client=FedAvg(), aggregator=ExampleWeightedMean(), server=SGD(),
+        statistics=statistics, evaluation=Evaluation(),
+    )  # fmt: skip
+    population = {"high": NodeData(high, high), "low": NodeData(low, low)}
+    simulate(App(trainer=Looking(lambda: nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)), EACH), plan=plan,
+                 population=population, schema=SCHEMA))  # fmt: skip
+    apart = np.abs(seen[-1] - seen[-2]).max()
+    assert (apart > 1.0) if statistics == "local" else (apart == 0)
 
 
 def test_personal_heads_differ_and_stay_at_home():

@@ -1,6 +1,7 @@
 """LightningTrainer: the user's LightningModule is trained by Lightning itself, and leaves nothing behind."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,8 @@ from lycia.core.training import NodeData
 from lycia.data import Examples
 from lycia.errors import AppError, PlanError, TrainingError
 from lycia.testing import check_trainer, digest_of
-from lycia.trainers.torch import LightningTrainer
-from tests.trainers.torch_modules import SCHEMA, begin, examples, normalised, task_of
+from lycia.trainers.torch import LightningTrainer, TorchTrainer
+from tests.trainers.torch_modules import EACH, SCHEMA, begin, examples, normalised, task_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -99,6 +100,33 @@ def test_steps_and_settings_reach_lightning():
     result = trainer.train(task)
     assert result.steps == 7
     assert np.linalg.norm(result.model.trained - task.model.trained) < 7 * 1e-4 * 10
+
+
+def test_it_takes_the_same_steps_as_our_own_loop():
+    class Same(Classifier):
+        def __init__(self) -> None:
+            super().__init__(rate=0.1)
+            self.net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+    # Given 41 examples, of which a last single one joins the batch before it
+    ours = TorchTrainer(Same, EACH, optimizer=SGD(0.1, momentum=0.9), batch_size=8, epochs=3)
+    theirs = LightningTrainer(Same, batch_size=8, epochs=3)
+    expected, found = (trainer.train(task_of(trainer, examples(41))) for trainer in (ours, theirs))
+    assert found.steps == expected.steps == 15
+    np.testing.assert_allclose(found.model.trained, expected.model.trained, atol=1e-6)
+    np.testing.assert_allclose(found.model.statistics, expected.model.statistics, rtol=1e-5)
+
+
+def test_an_interrupt_while_lightning_trains_is_still_one():
+    class Interrupted(Classifier):
+        def training_step(self, batch: list[torch.Tensor], _place: int) -> torch.Tensor:
+            raise KeyboardInterrupt
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trainer = LightningTrainer(Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(task_of(trainer))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_scaled_model_predicts_from_what_was_measured():

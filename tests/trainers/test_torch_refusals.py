@@ -224,7 +224,7 @@ def by_code(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------------------- the machine
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "quantum", "meta"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "cuda:x"])
 def test_a_device_that_is_not_here_is_named(device: str):
     if {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device):
         pytest.skip("it is here")
@@ -276,3 +276,14 @@ def test_equal_trainers_with_other_losses_differ():
     assert each != replace(each, loss=EACH)
     assert digest_of(each.train(task_of(each)).model) == digest_of(replace(each, loss=EACH).train(task_of(each)).model)
     assert SCHEMA.labels == (0, 1, 2)
+
+
+def test_a_module_in_the_place_of_what_builds_one_is_refused():
+    with pytest.raises(AppError, match="takes a function that makes one"):
+        TorchTrainer(nn.Linear(5, 3), EACH)
+
+
+@pytest.mark.parametrize("device", ["gpu", "quantum", "meta", ""])
+def test_what_is_no_device_at_all_is_refused_at_once(device: str):
+    with pytest.raises(AppError, match="device"):
+        TorchTrainer(linear, EACH, device=device)

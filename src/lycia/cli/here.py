@@ -123,6 +123,12 @@ def data(
         if loaded.schema is not None:
             check_data(loaded.schema, held)
         loaded = replace(loaded, population={brought: held})
+    elif loaded.population is None:
+        raise AppError(
+            f"the app {loaded.name!r} has no population.",
+            why="who holds what is shown of simulated nodes, or of the data that a node would bring.",
+            do="check a node's data with --data DATA, or give the app a population.",
+        )
     holdings = Holdings.of(loaded)
     page = holdings.save(output) if output is not None else None
     if as_json:

@@ -38,3 +38,10 @@ def main() -> None:
             do="check the path, its permissions, and the room on its disk.",
         )
         fail(told, 1)
+    except Exception as error:  # the app's own code may raise anything
+        from lycia.runtime.apps import own_failure
+
+        told_of_app = own_failure(error)
+        if told_of_app is None:  # it is ours, and its traceback is needed
+            raise
+        fail(told_of_app, 1)

@@ -12,6 +12,8 @@ from lycia.cli.options import AsJson, Home, On
 from lycia.cli.reaching import checked, operator
 from lycia.cli.telling import err, need, out, print_json, table_of
 
+_DATA = "A table (CSV, TSV, Parquet), a folder, FILE.npz, FILE.py:FUNCTION, or a name in the app's population."
+
 
 def serve(
     home: Home = None,
@@ -65,13 +67,13 @@ def invite(
     if as_json:
         print_json(said)
     else:
-        out.print(f"lycia join {said['invitation']} --app APP.py --data NAME", soft_wrap=True, markup=False)
+        out.print(f"lycia join {said['invitation']} --app APP.py --data DATA", soft_wrap=True, markup=False)
 
 
 def join(
     invitation: Annotated[str, typer.Argument(help="The line that `lycia invite` printed.")],
     app_file: Annotated[Path, typer.Option("--app", help="A Python file that defines `app = App(…)`.")],
-    data: Annotated[str, typer.Option(help="A name in the app's population, FILE.py:FUNCTION, or FILE.npz.")],
+    data: Annotated[str, typer.Option(help=_DATA)],
     home: Annotated[
         Path | None, typer.Option(help="The node's folder.  [default: $LYCIA_HOME/nodes/NAME]", show_default=False)
     ] = None,

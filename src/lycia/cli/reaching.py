@@ -22,7 +22,9 @@ def operator(home: Path | None, on: str | None) -> "Client":
     """A connection to the coordinator, as its operator."""
     from lycia.deployment.operator import OperatorAccess
 
-    client = OperatorAccess.at(home or config.coordinator_home(), on).client(lambda text: err.print(text, markup=False))
+    client = OperatorAccess.at(home or config.coordinator_home(), on).client(
+        lambda text: err.print(text, markup=False, soft_wrap=True)
+    )
     connections.callback(client.close)
     return client
 

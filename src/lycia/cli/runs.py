@@ -54,6 +54,8 @@ def runs(home: Home = None, on: On = None, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(said)
     table = table_of("run", "app", "state", "started", "why")
+    # An id that is broken over two lines cannot be copied.
+    table.columns[0].no_wrap = all(len(run["id"]) <= out.width // 2 for run in said["runs"])
     for run in said["runs"]:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["created_s"]))
         table.add_row(run["id"], escape(run["app"]), run["state"], started, escape(run["reason"]))

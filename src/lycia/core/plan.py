@@ -114,8 +114,8 @@ class Normalisation:
     It needs a trainer with `scaled=True`, whose bounds from the schema these take the place of. A model that brings
     its own scaling, from a run that was normalised, keeps it.
 
-    What nodes tell leaves them in the clear, and is believed: the mean of a single example is that example, and one node
-    that lies can spoil the scale for all. Bounds in the schema tell nothing and depend on nobody.
+    What nodes tell leaves them in the clear, and is believed: the mean of a single example is that example, and one
+    node that lies can spoil the scale for all. Bounds in the schema tell nothing, and depend on nobody.
 
     Attributes:
       nodes: how many are asked (all, if there are fewer).
@@ -338,7 +338,10 @@ def _not_parts(plan: Plan) -> Iterator[PlanError]:
 def _bad_values(plan: Plan) -> Iterator[PlanError]:
     rules, evaluation, stop = plan.rules, plan.evaluation, plan.stop
     bounds: list[tuple[bool, str, str]] = [
-        (plan.rounds >= 1, f"rounds={plan.rounds}", "a run has at least one round"),
+        (
+            type(plan.rounds) is int and plan.rounds >= 1,
+            f"rounds={plan.rounds!r}", "a run has a whole number of rounds, and at least one",
+        ),
         (0 <= plan.quorum <= 1, f"quorum={plan.quorum}", "a quorum is a share of the goal, from 0 to 1"),
         (rules.least_nodes >= 1, f"least_nodes={rules.least_nodes}", "a round without nodes cannot train"),
         (0 < rules.deadline_s < math.inf, f"deadline_s={rules.deadline_s}", "an exchange needs some time, and an end"),

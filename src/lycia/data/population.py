@@ -155,6 +155,8 @@ def as_population(value: Any) -> Population:
         strange = [name for name, data in value.items() if not isinstance(name, str) or not isinstance(data, NodeData)]
         if not strange:
             return Population.of(value)
+        if not isinstance(strange[0], str):
+            raise _no_population(f"has {strange[0]!r} for a name, which is no text")
         raise _no_population(f"maps {strange[0]!r} to a {type(value[strange[0]]).__name__}")
     if callable(value) and not isinstance(value, type):
         if not _needs_nothing(value):
@@ -219,7 +221,7 @@ def _from_function(path: Path, name: str) -> NodeData:
         data = function()
     except LyciaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             f"{name}() in {path} failed: {type(error).__name__}: {error}.",
             why="it is called without arguments to load this node's data.",
@@ -251,7 +253,7 @@ def _module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except LyciaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit: of a file that is a program
         del sys.modules[name]
         raise DataError(
             f"{path} does not import: {type(error).__name__}: {error}.",

@@ -161,7 +161,7 @@ class Schema(training.Schema):
             return
         if examples.labels.ndim != 1:
             yield f"has labels of shape {examples.labels.shape} instead of one label for each example"
-        elif len(examples.features) != len(examples.labels):
+        elif examples.features.ndim and len(examples.features) != len(examples.labels):
             yield f"has {len(examples.features)} examples and {len(examples.labels)} labels"
         if self.labels is None or examples.labels.ndim == 1:
             yield from label_differences(self, examples.labels)
@@ -296,7 +296,8 @@ def _count(strange: np.ndarray, what: str, noun: str = "value", rows: np.ndarray
     if count:
         place = int(np.argmax(strange))
         row = place if rows is None else rows[place]
-        yield f"has {count} {noun}{'s' * (count > 1)} {what} (the first in row {row})"
+        said = what.replace("that is", "that are", 1) if count > 1 else what
+        yield f"has {count} {noun}{'s' * (count > 1)} {said} (the first in row {row})"
 
 
 def _columns(names: list[str]) -> str:

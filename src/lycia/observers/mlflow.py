@@ -64,7 +64,7 @@ class _StoredRun:
         after = str(ending.rounds)
         tags = {"lycia.state": ending.state, "lycia.reason": ending.reason[:_LONGEST_VALUE], _END: after}
         self._log({} if self._ended == after else ending.figures, ending.rounds, time.time(), tags)
-        status = {"finished": "FINISHED", "stopped": "KILLED"}.get(ending.state)
+        status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}.get(ending.state)
         if status:  # a run that pauses goes on
             self._client.set_terminated(self._id, status)
 

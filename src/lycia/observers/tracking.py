@@ -27,6 +27,7 @@ class Ending:
     """How a run stands at its end.
 
     Attributes:
+      state: "finished", "paused", "stopped", or "failed" where an error ended it.
       rounds: how many are done.
       figures: what models reach that nodes train alone, and the bytes and seconds of all rounds together.
     """
@@ -59,8 +60,8 @@ class Tracker(ABC):
     """An observer that writes each round's numbers to a tracking service, in a thread of its own.
 
     Steps are round numbers, counted from 1. A round that was told before, in this process or to an earlier one that
-    wrote the same run, is not written again. A service that fails is warned of once and tried again after each round;
-    the run goes on.
+    wrote the same run, is not written again; two that write the same run at the same time both write what is new. A
+    service that fails is warned of once and tried again after each round; the run goes on.
     """
 
     service: ClassVar[str]
@@ -104,6 +105,11 @@ class Tracker(ABC):
                 "The run goes on; what is missing there is tried again after each round."
             )
 
+    def leave(self, reason: str) -> None:
+        """Write what is left and let go of the service, where a run broke off and tells no end itself."""
+        if self._courier:
+            self._end(RunEnded("failed", reason, self._told.rounds))
+
     def _begin(self, run: str) -> None:
         if run == self._run and self._told.seen:
             return  # it goes on
@@ -135,8 +141,7 @@ class Tracker(ABC):
         elif done.missed:
             told.missed.append(done)
         else:
-            missed = [attempt for attempt in told.missed if attempt.number == done.number]
-            told.missed.clear()
+            missed, told.missed, told.rounds = told.missed, [], done.number
             is_deployed = self._about is not None and self._about.world == "deployment"  # else the clock is simulated
             at_s = done.ended_s if is_deployed else time.time()
             scalars = scalars_of(done, missed, per_node=self.per_node)
@@ -170,6 +175,7 @@ class _Told:
     alone: Mapping[str, float] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
+    rounds: int = 0
     wall_s: float = 0.0
     warned: bool = False
 
@@ -238,3 +244,10 @@ def describe(observers: Sequence[object], facts: Mapping[str, Any]) -> None:
     for observer in observers:
         if isinstance(observer, Tracker):
             observer.describe(facts)
+
+
+def leave(observers: Sequence[object], error: BaseException) -> None:
+    """Tell those observers that wait for a run's end that it broke off; of the error only its kind, not its text."""
+    for observer in observers:
+        if isinstance(observer, Tracker):
+            observer.leave(type(error).__name__)

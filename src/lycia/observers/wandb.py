@@ -79,4 +79,4 @@ class _Logged:
         self._run.summary.update(
             {**ending.figures, "state": ending.state, "reason": ending.reason, "rounds": ending.rounds}
         )
-        self._run.finish()
+        self._run.finish(exit_code=int(ending.state == "failed"))

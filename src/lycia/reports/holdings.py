@@ -302,11 +302,11 @@ def _look(node: str, data: NodeData) -> _Look:
     labels = _labels_of(data.train)
     counted: Mapping[Any, int] | None = None
     sketch = None
-    if labels is not None:
+    if labels is not None and len(labels):
         values, counts = np.unique(labels, return_counts=True)
         if labels.dtype.kind != "f" or (len(values) <= _MOST_CODES and bool((values == np.rint(values)).all())):
             counted = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        if labels.dtype.kind in "biuf" and len(labels):
+        if labels.dtype.kind in "biuf":
             sketch = np.quantile(labels.astype(np.float64), _SKETCH)
     return _Look(node, _length(data.train), _length(data.held_out), counted, sketch)
 
@@ -316,12 +316,15 @@ def _length(data: Any) -> int:
 
 
 def _labels_of(data: Any) -> np.ndarray | None:
-    """(n,) the labels of `Examples`, or of anything else that has such; None where there are none to count."""
+    """(n,) the labels of `Examples`, or of anything else that has such; None where there are none to count.
+
+    Numbers that are not finite are no labels.
+    """
     labels = getattr(data, "labels", None)
-    if labels is None:
-        return None
     found = np.asarray(labels)
-    return found.astype(str) if found.dtype.kind == "O" else found if found.ndim == 1 else None
+    if labels is None or found.ndim != 1:
+        return None
+    return found[np.isfinite(found)] if found.dtype.kind in "biuf" else found.astype(str)
 
 
 def _counted(looked: Sequence[_Look], population: Population, schema: Schema | None) -> _Counts:

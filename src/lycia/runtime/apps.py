@@ -6,9 +6,12 @@ import sys
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from traceback import walk_tb
 
 from lycia.core.plan import App
 from lycia.errors import AppError, LyciaError
+
+_OWN_MODULES = ("lycia_app_", "lycia_data_")  # what files of users are called once they are imported
 
 
 def run_name(app: str) -> str:
@@ -66,4 +69,23 @@ def load_app(path: Path) -> App:
         f"the app file {str(path)!r} has {found}.",
         why="one file stands for one app.",
         do="call it `app`: app = App(trainer=…, plan=…).",
+    )
+
+
+def own_failure(error: Exception) -> AppError | None:
+    """What the code in an app's file or in a data file raised, with its line; None if that code had no part in it.
+
+    The text of the exception is in it, and may quote the data: it is for the machine that has the data.
+    """
+    lines = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(_OWN_MODULES)
+    ]
+    if not lines:
+        return None
+    return AppError(
+        f"the app's own code failed with {type(error).__name__}: {error} ({lines[-1]}).",
+        why="its model, its loss, and what loads its data are called while it trains, and may raise anything.",
+        do="mend it there.",
     )

@@ -18,7 +18,7 @@ from lycia.core.plan import App
 from lycia.core.round import Run, first
 from lycia.data.population import as_population
 from lycia.errors import AppError, PlanError
-from lycia.observers.tracking import describe
+from lycia.observers.tracking import describe, leave
 from lycia.reports import RunFacts, card, write_report
 from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import first_model, run_id, versions
@@ -120,11 +120,17 @@ def simulate(
       until_round: stop when so many rounds are done; the run can be resumed from its directory.
       observers: told of every step.
     Raises:
-      AppError: if the app has no population, or a node in it that is called as its evaluator.
+      AppError: if it is no App, if it has no population, or a node in it that is called as its evaluator.
       PlanError: if `rounds` is not a number of rounds, or if the script of `faults` names nodes that are not there.
       NotFound, TensorFileError, LayoutError: if `start` is not a checkpoint of this app's model.
       StorageError: if the directory holds another run.
     """
+    if not isinstance(app, App):
+        raise AppError(
+            f"{app!r} is not an App.",
+            why="a simulation takes the app itself, and neither its file nor its parts.",
+            do="pass App(trainer=…, plan=…, population=…); for a file, `lycia simulate FILE.py`, or import its app.",
+        )
     if rounds is not None or seed is not None:
         rounds, seed = app.plan.rounds if rounds is None else rounds, app.plan.seed if seed is None else seed
         plan = replace(app.plan, rounds=rounds, seed=seed)
@@ -173,7 +179,11 @@ async def _simulate(
         describe(observers, facts_of(about, "simulation", folder.facts()["records"] if folder and begun else []))
     fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace, path and path / "nodes")
     world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers)
-    outcome = await hold(run, first(run, model), world, until_round)
+    try:
+        outcome = await hold(run, first(run, model), world, until_round)
+    except BaseException as error:
+        leave(observers, error)
+        raise
     if folder:
         folder.set_state(outcome.state, outcome.reason, time.time())
         facts = folder.facts()

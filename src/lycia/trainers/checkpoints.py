@@ -8,7 +8,7 @@ import numpy as np
 
 from lycia.core.layout import Layout, Model, read_checkpoint
 from lycia.errors import LayoutError, NotFound
-from lycia.trainers.examples import LABELS, labels_of
+from lycia.trainers.examples import LABELS, labels_of, scaling_of
 from lycia.trainers.numpy import NumpyTrainer, Predictor
 from lycia.trainers.sklearn import SklearnTrainer, load_into
 from lycia.trainers.torch import LightningTrainer, TorchTrainer
@@ -30,12 +30,12 @@ def load_model(path: str | Path, into: Any = None) -> Any:
     Args:
       into: None for the arrays by name, the label set among them as "labels"; a `NumpyTrainer` for a `Predictor`; an
         estimator of scikit-learn for that same estimator, which then predicts; a `SklearnTrainer` for a copy of its; a
-        module of PyTorch for that same module, which takes inputs as the trainer gave them; a `TorchTrainer` or a
-        `LightningTrainer` for a new module in eval mode, which also scales its inputs, if the model was made so.
+        module of PyTorch for that same module; a `TorchTrainer` or a `LightningTrainer` for a new module in eval mode,
+        which also scales its inputs, if the model was made so.
     Raises:
       NotFound: if there is no such file.
       TensorFileError: if it is not a sound safetensors file.
-      LayoutError: if its model is of another kind than `into`.
+      LayoutError: if its model is of another kind than `into`, or scales features, which a bare module would not.
     Example:
       >>> model = load_model("model.safetensors", into=NumpyTrainer())  # doctest: +SKIP
       >>> model.predict(features)  # doctest: +SKIP
@@ -50,6 +50,12 @@ def load_model(path: str | Path, into: Any = None) -> Any:
     if _is_module(into):
         from lycia.trainers.torch import modules
 
+        if scaling_of(model) is not None:
+            raise LayoutError(
+                f"the model in {Path(path).name} scales its features, and a bare module would not.",
+                why="it would be given features in their own units, and be wrong without a word.",
+                do="pass into=TorchTrainer(…), the app's trainer, for a module that scales them; or read the arrays.",
+            )
         return modules.load_into(into, layout, model)
     if hasattr(into, "fit") and hasattr(into, "get_params") and not isinstance(into, type):
         return load_into(into, layout, model)

@@ -2,7 +2,6 @@
 
 import io
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -157,10 +156,12 @@ def mnist() -> NodeData:
     Raises: DataError, if the files are damaged, or not here and cannot be fetched (11.6 MB).
     Source: LeCun et al. 1998; commonly stated to be under CC BY-SA 3.0.
     """
-    read = _mnist(False)
-    return NodeData(Examples(read.train, read.train_labels), Examples(read.test, read.test_labels))
+    packed = _packed()
+    train, train_labels, test, test_labels = packed[:4] if packed else _pictures(ABOUT_MNIST)
+    return NodeData(Examples(train, train_labels), Examples(test, test_labels))
 
 
+@cache
 def mnist_by_writer() -> Population:
     """The training digits of MNIST by those who wrote them: 539 nodes of 19 to 131 digits. They fit `MNIST`.
 
@@ -171,9 +172,10 @@ def mnist_by_writer() -> Population:
     Raises: DataError, if the files are damaged, or not here and cannot be fetched (the pictures and 0.2 MB of writers).
     Source: the pictures of `mnist`; the writers by Yadav and Bottou 2019, arXiv:1905.10498.
     """
-    read = _mnist(True)
-    held_out = held_at_random(read.writers, 0.2, Key(0).at("mnist", "held out"))
-    return by_owner(Examples(read.train, read.train_labels), read.writers, held_out, "writer-{:04d}".format)
+    packed = _packed()
+    writers = packed[4] if packed else _writers(content_of(ABOUT_MNIST, _WRITERS)).astype(np.int64)
+    held_out = held_at_random(writers, 0.2, Key(0).at("mnist", "held out"))
+    return by_owner(mnist().train, writers, held_out, "writer-{:04d}".format)
 
 
 def fashion_mnist() -> NodeData:
@@ -189,24 +191,15 @@ def fashion_mnist() -> NodeData:
     return NodeData(Examples(train, train_labels), Examples(test, test_labels))
 
 
-class _Mnist(NamedTuple):
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    writers: np.ndarray  # of the training digits; empty where nobody asked for them
-
-
 @cache
-def _mnist(with_writers: bool) -> _Mnist:
-    if is_at_hand(ABOUT_MNIST, (_PACKED,)):
-        with np.load(io.BytesIO(content_of(ABOUT_MNIST, _PACKED)), allow_pickle=False) as file:
-            return _Mnist(
-                frozen(file["x_train"]), frozen(file["y_train"].astype(np.int64)),
-                frozen(file["x_test"]), frozen(file["y_test"].astype(np.int64)), file["writer_train"].astype(np.int64),
-            )  # fmt: skip
-    writers = _writers(content_of(ABOUT_MNIST, _WRITERS)) if with_writers else np.array([])
-    return _Mnist(*_pictures(ABOUT_MNIST), writers.astype(np.int64))
+def _packed() -> tuple[np.ndarray, ...] | None:
+    """The pictures and labels to train on, those to measure with, and the writers; None where that file is not here."""
+    if not is_at_hand(ABOUT_MNIST, (_PACKED,)):
+        return None
+    with np.load(io.BytesIO(content_of(ABOUT_MNIST, _PACKED)), allow_pickle=False) as file:
+        pictures = [frozen(file[name]) for name in ("x_train", "x_test")]
+        others = [frozen(file[name].astype(np.int64)) for name in ("y_train", "y_test", "writer_train")]
+    return pictures[0], others[0], pictures[1], others[1], others[2]
 
 
 @cache

@@ -43,6 +43,7 @@ _LARGEST_MESSAGE = 16 << 20  # a plan with its layout, or an answer with its sha
 _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
 _PIECE = 1 << 20
+_MOST_EVENTS = 1 << 53  # of a run: more than there will be, and as far as JSON and SQLite can count
 _STATUS: dict[type[LyciaError], int] = {
     Over: 409, errors.AccessError: 403, errors.NotFound: 404, errors.StorageError: 507, errors.PlanError: 422,
     errors.LayoutError: 422, errors.TensorFileError: 422,
@@ -276,8 +277,8 @@ class Doors:
     async def events(self, request: Request, caller: Caller) -> Response:
         """What happened since an event number; waits a while for more."""
         asked = request.query_params
-        after, wait_s = _number(asked, "after", 0), min(_number(asked, "wait_s", 0), 25)
-        return JSONResponse(await self._service.runs.events(request.path_params["run"], int(after), wait_s))
+        after, wait_s = _after(asked, "after"), min(_number(asked, "wait_s", 0), 25)
+        return JSONResponse(await self._service.runs.events(request.path_params["run"], after, wait_s))
 
     async def model(self, request: Request, caller: Caller) -> Response:
         """A model's file."""
@@ -303,8 +304,8 @@ class Doors:
     async def run_stream(self, request: Request, caller: Caller) -> Response:
         """What happens in one run, as it happens."""
         run = await self._service.runs.find(request.path_params["run"])
-        last = request.headers.get("last-event-id", "")
-        after = int(last) if last.isdecimal() else int(_number(request.query_params, "after", 0))
+        known = "last-event-id" in request.headers
+        after = _after(request.headers, "last-event-id") if known else _after(request.query_params, "after")
         picked = frozenset(request.query_params.getlist("node"))
         return _stream(self._service.runs.watching.run(run, after, picked, lambda: self._is_good(request)))
 
@@ -471,6 +472,10 @@ def _number(said: Mapping[str, str], name: str, otherwise: float) -> float:
     if not math.isfinite(value):
         raise _unreadable(f"{name} is not a number")
     return value
+
+
+def _after(said: Mapping[str, str], name: str) -> int:
+    return int(min(_number(said, name, 0), _MOST_EVENTS))
 
 
 def _largest_update(box: Mailbox) -> int:

@@ -349,8 +349,11 @@ class _Feed:
 
     def notice(self, fact: Fact) -> None:
         if isinstance(fact, RoundEnded):
-            said = {name: fact.record[name] for name in ("purpose", "round", "missed")}
-            log.info("round ends", run=self.run, heard=len(fact.record["survivors"]), **said)
+            record = fact.record
+            heard = len(record["survivors"]) or sum(len(scope["nodes"]) for scope in record["evaluation"].values())
+            number = record["round"] + (record["purpose"] == "train")
+            said = {"purpose": record["purpose"], "missed": record["missed"]}
+            log.info("round ends", run=self.run, round=number, heard=heard, **said)
         self.watching.tell(self.run, fact)
 
 

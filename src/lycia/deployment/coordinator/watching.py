@@ -8,10 +8,11 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from lycia.catalogue import plan_from_json
 from lycia.deployment.coordinator import glances
@@ -31,6 +32,7 @@ _RECORDS_AT_ONCE = 64
 _RETRY = "retry: 1000\n\n"
 _STILL_HERE = "event: here\ndata: {}\n\n"  # no comment, of which a browser's scripts do not learn
 
+_T = TypeVar("_T")
 IsGood = Callable[[], bool]
 
 
@@ -53,6 +55,7 @@ class Watching:
         self._live: dict[str, _Live] = {}
         self._lately: dict[str, Lately] = {}
         self._bells: dict[str, asyncio.Event] = {}
+        self._looks: dict[str, dict[Hashable, asyncio.Task[Any]]] = {}
         self._board, self._stale = _Board(), set[str]()
         self._looking, self._look_at_s, self._is_over = asyncio.Lock(), 0.0, False
 
@@ -85,6 +88,7 @@ class Watching:
         """Wake those who watch a run, and those who watch everything."""
         if run:
             self._stale.add(run)
+            self._looks.pop(run, None)
         else:
             self._look_at_s = 0.0
         for name in {run, ""}:
@@ -177,48 +181,52 @@ class Watching:
           picked: nodes of which a round's own figures are told, where there are too many to tell them of all.
           is_good: whether the watcher may go on watching.
         """
-        number, said, step, quiet_s = max(after - 1, 0), "", _Step(), 0.0
-        row = await self._stored(run)
-        yield _RETRY
-        yield _event("about", _text(glances.about(row, time.time())))
+        told = _Told(max(after - 1, 0), frozenset(picked))
+        quiet_s = 0.0
+        yield _RETRY + _event("about", _text(glances.about(await self._stored(run), time.time())))
         while is_good() and not self._is_over:
             bell = self._bell(run)
-            standing = await self._glance(run)  # before its rounds are read: if it is over, these are all
-            if (text := _text(standing)) != said:
-                yield _event("run", text)
-                said, quiet_s = text, 0.0
-            records = await self._records(run, number)
-            for record in records:
-                yield _event("round", _text(glances.round_glance(number, record, picked)), str(number + 2))
-                number, quiet_s = number + 1, 0.0
-            if len(records) == _RECORDS_AT_ONCE:  # there are more; how the run stands is looked at meanwhile
-                continue
-            steps, step = await self._steps(run, step)
-            if steps:
-                yield _event("step", _text(steps))
+            news, told, is_all = await self._together(run, told, partial(self._news, run, told))
+            if news:
+                yield news
                 quiet_s = 0.0
-            if standing["state"] in OVER:
+            if is_all and told.state in OVER:
                 return
-            quiet_s += await _rung(bell, _HEARTBEAT_S)
+            if is_all:
+                quiet_s += await _rung(bell, _HEARTBEAT_S)
             if quiet_s >= _HEARTBEAT_S:
                 yield _STILL_HERE
                 quiet_s = 0.0
 
-    async def _records(self, run: str, first: int) -> Sequence[Mapping[str, Any]]:
-        return await self._db.read(
-            lambda connection: kept_runs.records_of_run(connection, run, first, _RECORDS_AT_ONCE)
-        )
+    async def _news(self, run: str, told: "_Told") -> tuple[str, "_Told", bool]:
+        """What a watcher of a run does not know yet, what it knows then, and whether that is all."""
+        standing = await self._together(run, "", partial(self._glance, run))
+        text = _text(standing)
+        news = [] if text == told.standing else [_event("run", text)]
 
-    async def _steps(self, run: str, known: "_Step") -> tuple[list[dict[str, Any]], "_Step"]:
-        """What the open round's journal says that the watcher does not know, and where that ends."""
-
-        def read(connection: Connection) -> tuple[list[dict[str, Any]], _Step]:
+        def read(connection: Connection) -> "_Told":
+            # After the standing: if that says that the run is over, these are all rounds.
+            records = kept_runs.records_of_run(connection, run, told.rounds, _RECORDS_AT_ONCE)
+            for number, record in enumerate(records, start=told.rounds):
+                news.append(_event("round", _text(glances.round_glance(number, record, told.picked)), str(number + 2)))
             place = kept_runs.open_round_of_run(connection, run)
-            first = known.seen if place == known.place else 0
+            first = told.steps if place == told.place else 0
             events = kept_runs.journal_of_run(connection, run, first) if place else []
-            return [glances.step_glance(event) for event in events], _Step(place, first + len(events))
+            if events:
+                news.append(_event("step", _text([glances.step_glance(event) for event in events])))
+            return _Told(told.rounds + len(records), told.picked, text, standing["state"], place, first + len(events))
 
-        return await self._db.read(read)
+        now = await self._db.read(read)
+        return "".join(news), now, now.rounds - told.rounds < _RECORDS_AT_ONCE
+
+    async def _together(self, run: str, what: Hashable, look: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """What `look` returns. Who asks the same while it looks, and before the run changes, gets the same."""
+        looks = self._looks.setdefault(run, {})
+        if what not in looks:
+            looks[what] = looking = asyncio.create_task(look())
+            looking.add_done_callback(lambda _: looks.pop(what))
+        found: _T = await asyncio.shield(looks[what])  # who hangs up takes it from nobody else
+        return found
 
     async def _look(self) -> None:
         """Bring the board up to date; at the nodes, one watcher looks for all."""
@@ -226,7 +234,7 @@ class Watching:
             for run in tuple(self._stale):
                 self._stale.discard(run)
                 try:
-                    self._board.put("run", run, await self._glance(run))
+                    self._board.put("run", run, await self._together(run, "", partial(self._glance, run)))
                 except BaseException:  # such as that the watcher who looks hangs up: the others are owed it still
                     self._stale.add(run)
                     raise
@@ -257,11 +265,15 @@ class Watching:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """How far a watcher has followed which attempt at which round."""
+class _Told:
+    """What a watcher of a run has been told: its rounds, how it stands, and the first steps of which open round."""
 
+    rounds: int
+    picked: frozenset[str]
+    standing: str = ""
+    state: str = ""
     place: tuple[int, int] | None = None
-    seen: int = 0
+    steps: int = 0
 
 
 class _Board:

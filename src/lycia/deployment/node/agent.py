@@ -92,7 +92,7 @@ class TrainerProcess:
         """
         for _ in range(_TRIES):
             if self._process is None or self._process.poll() is not None:
-                self.start()
+                self._start_again()
             process = self._running()
             try:
                 _pipe(process.stdin).write(job.to_line() + "\n")
@@ -121,6 +121,18 @@ class TrainerProcess:
             self._process.kill()
             self._process.wait()
         _pipe(self._process.stdout).close()
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+        except LyciaError as error:
+            # Why stays here: what app and data files raise may quote the data, and what is raised now is sent on.
+            self._note(str(error))
+            raise TrainingError(
+                "the trainer process cannot be started again; the node's terminal says why.",
+                why="its app or its data cannot be loaded any more.",
+                do="mend them there; the next task tries again.",
+            ) from None
 
     def _hear(self) -> dict[str, Any] | None:
         line = _pipe(self._running().stdout).readline()
@@ -178,9 +190,12 @@ class Agent:
                 ):  # the ask may have been withdrawn; if it is still open, the next poll brings it
                     self._stopping.wait(_PAUSE_S)
                     return
-                said = self._declined(message, error)
+                said = _declined(error)
             except LyciaError as error:
-                said = self._declined(message, error)
+                said = _declined(error)
+            reply = said.get("reply", {})
+            if reply.get("kind") == "declined":
+                self._note(f"declined {message.exchange!r} of round {message.round + 1}: {reply['reason']}")
             try:
                 refused = self.deliver(message, said)
             except NotFound as error:
@@ -198,10 +213,6 @@ class Agent:
         refused = self._client.upload_update(message.run, message.task, path)
         path.unlink(missing_ok=True)
         return refused
-
-    def _declined(self, message: AskMessage, error: LyciaError) -> dict[str, Any]:
-        self._note(f"declined {message.exchange!r} of round {message.round + 1}: {error.what}")
-        return {"reply": ReplyMessage(kind="declined", reason=error.what).model_dump()}
 
     def _memory(self, message: AskMessage) -> Path:
         return self._home / "memory" / f"{message.run}.safetensors"
@@ -295,7 +306,7 @@ def join(
             do="ask the operator for an invitation with --role node or --role evaluator.",
         )
     home.mkdir(parents=True, exist_ok=True)
-    with held(home, f"the node {invitation.name!r}"):
+    with held(home, "a node"):
         _join(invitation, app, data, home, versions, note)
 
 
@@ -325,6 +336,10 @@ def _join(
         trainer.stop()
         if client is not None:
             client.close()
+
+
+def _declined(error: LyciaError) -> dict[str, Any]:
+    return {"reply": ReplyMessage(kind="declined", reason=error.what).model_dump()}
 
 
 def check_membership(home: Path, invitation: Invitation) -> Membership | None:

@@ -27,7 +27,7 @@ from lycia.data.schema import check_data
 from lycia.deployment import wire
 from lycia.deployment.wire import AskMessage
 from lycia.errors import LyciaError, TrainingError
-from lycia.runtime.apps import load_app
+from lycia.runtime.apps import load_app, own_failure
 from lycia.runtime.threads import one_thread
 from lycia.storage.disk import in_words
 from lycia.storage.node_state import NodeState
@@ -73,7 +73,10 @@ class Worker:
         """What came of the job: {"update": path} or {"reply": …}, as the agent sends it on."""
         layout = self._layout
         if job.ask.layout != layout.digest:
-            reason = "the run's model is not the one that this node's app makes; both must be of the same version"
+            reason = (
+                f"the run's model is not the one that this node's app {self._app.name!r} makes; both sides need the "
+                "same app, of the same version"
+            )
             return {"reply": wire.encode_reply(Declined(job.ask.task, self._name, reason)).model_dump()}
         if job.ask.plan not in self._plans:
             self._plans[job.ask.plan] = plan_from_json(job.plan.read_text())
@@ -124,6 +127,9 @@ def main(arguments: list[str]) -> int:
     except LyciaError as error:
         _say(out, {"failed": wire.Problem.of(error).model_dump()})
         return 2
+    except Exception as error:  # noqa: BLE001  # the app's code may raise anything
+        _say(out, {"failed": wire.Problem.of(own_failure(error) or _not_loaded(error)).model_dump()})
+        return 2
     _say(out, {"ready": {"examples": _count(data.train), "held_out": _count(data.held_out)}})
     for line in sys.stdin:
         try:
@@ -134,6 +140,15 @@ def main(arguments: list[str]) -> int:
             traceback.print_exc()
             _say(out, {"failed": wire.Problem.of(_failed(error)).model_dump()})
     return 0
+
+
+def _not_loaded(error: Exception) -> LyciaError:
+    # The agent shows it on this node's terminal and sends it nowhere, so its text may be told.
+    return TrainingError(
+        f"the app and its data cannot be loaded: {type(error).__name__}: {error}.",
+        why="a node makes its model and reads its data before it joins.",
+        do="mend what it names; nothing was sent, and an invitation that was not used is still good.",
+    )
 
 
 def _failed(error: Exception) -> LyciaError:

@@ -5,19 +5,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from lycia.core import training
+import numpy as np
+
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
-from lycia.core.normalising import Moments
 from lycia.core.training import LocalResult, LocalTask
 from lycia.errors import AppError, TrainingError
-from lycia.trainers.examples import moments_of
-from lycia.trainers.torch.trainer import check_installed, names_of_patterns
-
-if TYPE_CHECKING:
-    from lycia.trainers.torch.modules import Masks
+from lycia.trainers.torch.trainer import ModuleTrainer, check_installed
 
 _MEASURING = Key(0).at("evaluate")
 _QUIET: Mapping[str, Any] = {
@@ -27,11 +23,11 @@ _OURS = ("max_epochs", "max_steps")
 
 
 @dataclass(frozen=True)
-class LightningTrainer:
+class LightningTrainer(ModuleTrainer):
     """Trains a LightningModule with a `lightning.Trainer` of its own in every round. It writes nothing to disk.
 
-    The leaves of the model and the data are those of `TorchTrainer`. The module's `configure_optimizers` gives a fresh
-    optimizer in every round, so what it schedules begins anew.
+    The leaves of the model, the data and its batches are those of `TorchTrainer`. The module's `configure_optimizers`
+    gives a fresh optimizer in every round, so what it schedules begins anew.
 
     Attributes:
       build_model: gives the module, called without arguments or with the app's schema.
@@ -61,8 +57,7 @@ class LightningTrainer:
 
     def __post_init__(self) -> None:
         check_installed("lightning", "lightning")
-        for name in ("frozen", "local"):
-            object.__setattr__(self, name, names_of_patterns(getattr(self, name)))
+        self._take_patterns()
         object.__setattr__(self, "settings", dict(self.settings))
         counts = {
             "batch_size": self.batch_size >= 1, "epochs": self.epochs >= 1,
@@ -78,47 +73,23 @@ class LightningTrainer:
                     do="see the attributes in its docstring.",
                 )
 
-    @property
-    def masks(self) -> "Masks":
-        """What is frozen, and what is local."""
-        from lycia.trainers.torch.modules import Masks
-
-        return Masks(self.frozen, self.local)
-
-    def first_model(self, schema: training.Schema | None, key: Key) -> tuple[Layout, Model]:
-        """The module as it is built, with the label set and the scaling beside it.
-
-        Raises: TrainingError, if the module cannot be federated, or if a schema is missing where one is needed.
-        """
-        from lycia.trainers.torch import modules
-
-        return modules.first_model(self.build_model, self.masks, schema, key, scaled=self.scaled, threads=self.threads)
-
-    def moments(self, data: Any) -> Moments:
-        """Count, mean and variance of each feature of examples.
-
-        Raises: TrainingError, if the data is not examples of numbers.
-        """
-        return moments_of(data)
-
     def train(self, task: LocalTask) -> LocalResult:
         """The model after fitting from the task's. Its metrics are what the module has logged.
 
         Raises: TrainingError, if the module cannot be fitted to this data.
         """
-        from torch import Generator
         from torch.utils.data import DataLoader
 
         from lycia.trainers.torch import machine, modules, own
-        from lycia.trainers.torch.rows import dataset_for
+        from lycia.trainers.torch.loop import normalises
+        from lycia.trainers.torch.rows import batch_sizes, dataset_for
 
         key = task.key.at("torch")
-        with machine.alone(key, self.threads, machine.device_of("cpu"), everywhere=True), _quietly():
+        with machine.alone(key, self.threads, machine.device_of("cpu")), _quietly():
             module = own.module_with(self.build_model, self.masks, task.layout, task.model)
-            order = Generator().manual_seed(machine.seed_of(task.key.at("order")))
-            loader = DataLoader(
-                dataset_for(task.data, task.model), batch_size=self.batch_size, shuffle=True, generator=order
-            )
+            data = dataset_for(task.data, task.model)
+            sizes = batch_sizes(len(task.data), self.batch_size, two_at_least=normalises(module))
+            loader = DataLoader(data, batch_sampler=_Shuffled(sizes, task.key.generator()))
             trainer = self._trainer()
             with _in_words(module):
                 trainer.fit(module, loader)
@@ -138,27 +109,32 @@ class LightningTrainer:
         from lycia.trainers.torch import machine, own
         from lycia.trainers.torch.rows import dataset_for
 
-        with machine.alone(_MEASURING, self.threads, machine.device_of("cpu"), everywhere=True), _quietly():
+        with machine.alone(_MEASURING, self.threads, machine.device_of("cpu")), _quietly():
             module = own.module_with(self.build_model, self.masks, layout, model)
             loader = DataLoader(dataset_for(data, model), batch_size=self.batch_size)
             with _in_words(module):
                 found = self._trainer().validate(module, loader, verbose=False)
         return float(len(data)), {name: float(value) for logged in found for name, value in logged.items()}
 
-    def predictor(self, layout: Layout, model: Model) -> Any:
-        """A new module with the model in it, in eval mode; it scales its inputs first, if the model was made so.
-
-        Raises: LayoutError, if it is not a model of this trainer.
-        """
-        from lycia.trainers.torch import modules
-
-        return modules.predictor(self.build_model, self.masks, layout, model)
-
     def _trainer(self) -> Any:
         from lightning.pytorch import Trainer
 
         length = {"max_epochs": self.epochs} if self.steps is None else {"max_epochs": -1, "max_steps": self.steps}
         return Trainer(**{"accelerator": "cpu", "devices": 1, **_QUIET, **length, **self.settings})
+
+
+class _Shuffled:
+    """The places of each batch, in another order in every epoch, as `TorchTrainer` takes them."""
+
+    def __init__(self, sizes: list[int], random: np.random.Generator) -> None:
+        self._sizes, self._random = sizes, random
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        ends = np.cumsum(self._sizes)
+        return (places.tolist() for places in np.split(self._random.permutation(ends[-1]), ends[:-1]))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def train(settings: "TorchTrainer", task: LocalTask, replica: Replica, rows: Row
     stepper = _stepper(settings, replica, as_it_is=task.term is None and settings.clip_norm is None and scale is None)
     term = None if task.term is None else _Term(task.term, replica)
     narrower = machine.autocast(device, settings.precision)
-    work = _Groups(settings, rows, task.key.generator(), two_at_least=_normalises(module))
+    work = _Groups(settings, rows, task.key.generator(), two_at_least=normalises(module))
     losses, rates = _Losses(work.steps), []
     for step, (sizes, feed) in enumerate(work):
         replica.forget_gradients()
@@ -112,7 +112,8 @@ def _clip(gradient: torch.Tensor, norm: float) -> None:
     gradient.mul_((norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
 
 
-def _normalises(module: nn.Module) -> bool:
+def normalises(module: nn.Module) -> bool:
+    """Whether it has BatchNorm, which cannot learn from a batch of one example."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 

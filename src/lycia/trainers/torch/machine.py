@@ -32,8 +32,6 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise _missing(name, f"PyTorch {torch.__version__} sees no Apple GPU here")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise _missing(name, "models are trained on the CPU, on CUDA GPUs, or on Apple's")
     return device
 
 
@@ -58,11 +56,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 @contextmanager
-def alone(key: Key, threads: int, device: torch.device, *, everywhere: bool = False) -> Iterator[None]:
+def alone(key: Key, threads: int, device: torch.device) -> Iterator[None]:
     """Inside, torch draws from `key` on so many threads, and no other thread of this process is inside.
 
-    With `everywhere`, NumPy's and Python's global generators follow from it as well, for code that is not ours; to put
-    them back takes longer than a small training. Afterwards all is as it was before.
+    So do NumPy's and Python's global generators, for modules, losses and data are not ours. Afterwards all is as it was
+    before.
     """
     seed = seed_of(key)
     with _ALONE, ExitStack() as after:
@@ -77,11 +75,10 @@ def alone(key: Key, threads: int, device: torch.device, *, everywhere: bool = Fa
         elif device.type == "mps":
             after.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
             torch.mps.manual_seed(seed)
-        if everywhere:
-            after.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  # other code may draw from it
-            after.callback(random.setstate, random.getstate())
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            random.seed(seed)
+        after.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  # other code may draw from it
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        after.callback(random.setstate, random.getstate())
+        random.seed(seed)
         after.enter_context(torch.enable_grad())
         yield
 

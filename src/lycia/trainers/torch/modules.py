@@ -52,7 +52,7 @@ def first_model(
 
     Raises: TrainingError, if it cannot be federated, or if a schema is missing where one is needed.
     """
-    with machine.alone(key, threads, torch.device("cpu"), everywhere=True):
+    with machine.alone(key, threads, torch.device("cpu")):
         module = _called(build_model, schema, masks)
     leaves, arrays = leaves_of(module, masks), arrays_of(module)
     beside = [labels_leaf(schema.labels)] if isinstance(schema, Schema) and schema.labels is not None else []
@@ -71,7 +71,7 @@ def built_for(build_model: Callable[..., Any], masks: Masks, model: Model) -> nn
     Raises: TrainingError, if it cannot be built.
     """
     content = model.frozen.get(SCHEMA)
-    with machine.alone(_BUILDING, 1, torch.device("cpu"), everywhere=True):
+    with machine.alone(_BUILDING, 1, torch.device("cpu")):
         return _called(build_model, None if content is None else Schema.from_json(content.tobytes().decode()), masks)
 
 

@@ -57,12 +57,12 @@ class Replica:
         for held, first in self._contents:
             held.clear()
             (held.update if isinstance(held, (dict, set)) else held.extend)(first)
-        for parameter, needed in self._needing:
-            parameter.requires_grad_(needed)
+        for own, needed in self._needing:
+            own.requires_grad_(needed)
         for _, parameter, view in self._astray():
             parameter.data = view
-        for array, first in self._arrays:
-            np.copyto(array, first)
+        for array, values in self._arrays:
+            np.copyto(array, values)
         with torch.no_grad():
             for tensor, start in self._unsaved:
                 tensor.copy_(start)
@@ -160,7 +160,9 @@ class Replica:
             for key, buffer in part._buffers.items()
             if id(buffer) in names
         }
-        beside = [item for item in kept if isinstance(item, torch.Tensor) and id(item) not in names]
+        beside = [
+            item for item in kept if isinstance(item, torch.Tensor) and id(item) not in names and _may_change(item)
+        ]
         self._unsaved = [(tensor, tensor.detach().clone()) for tensor in beside]
         self._fixed = {**tensors, **dict(zip((names[id(item)] for item in self.parameters), self.views, strict=True))}
 
@@ -199,6 +201,13 @@ class Replica:
                 do="let build_model depend on nothing but its argument; start a new run for a changed model.",
             )
         self._layout = layout
+
+
+def _may_change(tensor: torch.Tensor) -> bool:
+    """Whether it can be written to in place: not one of inference mode, nor one that shows a number at many places."""
+    strides = tensor.stride() if tensor.layout == torch.strided else ()
+    expanded = any(size > 1 and not stride for size, stride in zip(tensor.shape, strides, strict=False))
+    return not tensor.is_inference() and not expanded
 
 
 def _kept_in(things: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """The settings of a trainer of PyTorch modules. PyTorch itself is not imported before there is one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property, partial
@@ -13,7 +13,6 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.normalising import Moments
 from lycia.core.training import LocalResult, LocalTask
-from lycia.data.population import Examples
 from lycia.errors import AppError, TrainingError
 from lycia.trainers.examples import moments_of
 from lycia.trainers.local import LocalAdam, Schedule
@@ -23,12 +22,60 @@ if TYPE_CHECKING:
     from lycia.trainers.torch.replica import Pool, Replica
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 _PLAIN = SGD(0.01)
 _MEASURING = Key(0).at("evaluate")  # for a module that draws numbers even in eval mode
 
 
+class ModuleTrainer:
+    """What trainers of an nn.Module have in common: how it becomes a model, and the model a module again."""
+
+    build_model: Callable[..., Any]
+    frozen: tuple[str, ...]
+    local: tuple[str, ...]
+    scaled: bool
+    threads: int
+
+    def first_model(self, schema: training.Schema | None, key: Key) -> tuple[Layout, Model]:
+        """The module as it is built, with the label set and the scaling beside it.
+
+        Raises: TrainingError, if the module cannot be federated, or if a schema is missing where one is needed.
+        """
+        from lycia.trainers.torch import modules
+
+        return modules.first_model(self.build_model, self.masks, schema, key, scaled=self.scaled, threads=self.threads)
+
+    def moments(self, data: Any) -> Moments:
+        """Count, mean and variance of each feature of examples.
+
+        Raises: TrainingError, if the data is not examples of numbers.
+        """
+        return moments_of(data)
+
+    def predictor(self, layout: Layout, model: Model) -> Any:
+        """A new module with the model in it, in eval mode; it scales its inputs first, if the model was made so.
+
+        Raises: LayoutError, if it is not a model of this trainer.
+        """
+        from lycia.trainers.torch import modules
+
+        return modules.predictor(self.build_model, self.masks, layout, model)
+
+    @cached_property
+    def masks(self) -> "Masks":
+        """What is frozen, and what is local."""
+        from lycia.trainers.torch.modules import Masks
+
+        return Masks(self.frozen, self.local)
+
+    def _take_patterns(self) -> None:
+        for name in ("frozen", "local"):  # a lone one may be given as a text
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+
+
 @dataclass(frozen=True)
-class TorchTrainer:
+class TorchTrainer(ModuleTrainer):
     """Trains any nn.Module; its leaves are the names of its state_dict.
 
     Parameters are trained together, float buffers (BatchNorm) and integer ones are statistics, and parameters that
@@ -90,8 +137,7 @@ class TorchTrainer:
 
     def __post_init__(self) -> None:
         check_installed("torch", "torch")
-        for name in ("frozen", "local"):
-            object.__setattr__(self, name, names_of_patterns(getattr(self, name)))
+        self._take_patterns()
         object.__setattr__(self, "metrics", dict(self.metrics))
         _check_settings(self)
 
@@ -99,22 +145,6 @@ class TorchTrainer:
     def takes_terms(self) -> bool:
         """Whether client rules may add to the steps; not to those of a loop of one's own."""
         return self.loop is None
-
-    def first_model(self, schema: training.Schema | None, key: Key) -> tuple[Layout, Model]:
-        """The module as it is built, with the label set and the scaling beside it.
-
-        Raises: TrainingError, if the module cannot be federated, or if a schema is missing where one is needed.
-        """
-        from lycia.trainers.torch import modules
-
-        return modules.first_model(self.build_model, self.masks, schema, key, scaled=self.scaled, threads=self.threads)
-
-    def moments(self, data: Any) -> Moments:
-        """Count, mean and variance of each feature of examples.
-
-        Raises: TrainingError, if the data is not examples of numbers.
-        """
-        return moments_of(data)
 
     def train(self, task: LocalTask) -> LocalResult:
         """The model after local steps from the task's. Its metric is the mean loss over all steps.
@@ -125,7 +155,7 @@ class TorchTrainer:
         from lycia.trainers.torch import loop, machine, own, rows
 
         device = machine.device_of(self.device)
-        with machine.alone(task.key.at("torch"), self.threads, device, everywhere=self._calls(task.data)):
+        with machine.alone(task.key.at("torch"), self.threads, device):
             if self.loop is not None:
                 return own.train(self, self.loop, task, device)
             data = rows.rows_for(task.data, task.model, device)
@@ -140,26 +170,10 @@ class TorchTrainer:
         from lycia.trainers.torch import machine, measuring, rows
 
         device = machine.device_of(self.device)
-        with machine.alone(_MEASURING, self.threads, device, everywhere=self._calls(data)):
+        with machine.alone(_MEASURING, self.threads, device):
             known = rows.rows_for(data, model, device)
             with self._replica(device, layout, model) as replica:
                 return float(len(known)), measuring.evaluate(self, replica, known)
-
-    def predictor(self, layout: Layout, model: Model) -> Any:
-        """A new module with the model in it, in eval mode; it scales its inputs first, if the model was made so.
-
-        Raises: LayoutError, if it is not a model of this trainer.
-        """
-        from lycia.trainers.torch import modules
-
-        return modules.predictor(self.build_model, self.masks, layout, model)
-
-    @cached_property
-    def masks(self) -> "Masks":
-        """What is frozen, and what is local."""
-        from lycia.trainers.torch.modules import Masks
-
-        return Masks(self.frozen, self.local)
 
     @cached_property
     def _pool(self) -> "Pool":
@@ -171,17 +185,8 @@ class TorchTrainer:
         build = partial(modules.built_for, self.build_model, self.masks, model)
         return replica.borrowed(self._pool, build, self.masks, device, layout, model)
 
-    def _calls(self, data: Any) -> bool:
-        """Whether code that is not ours runs beside the module."""
-        return self.loop is not None or not isinstance(data, Examples)
-
     def __getstate__(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)}  # modules stay in their process
-
-
-def names_of_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The patterns, also where a lone one was given as a text."""
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def check_installed(package: str, extra: str) -> None:
@@ -200,6 +205,13 @@ def check_installed(package: str, extra: str) -> None:
 
 
 def _check_settings(trainer: TorchTrainer) -> None:
+    if hasattr(trainer.build_model, "state_dict") and not isinstance(trainer.build_model, type):
+        kind = type(trainer.build_model).__name__
+        raise AppError(
+            f"TorchTrainer is given a {kind}, and takes a function that makes one.",
+            why="every node and every process builds the module for itself, with weights that follow from the seed.",
+            do=f"pass the class, or a function: TorchTrainer(lambda: {kind}(…), …).",
+        )
     settings = {
         "build_model": callable(trainer.build_model),
         "loss": callable(trainer.loss),
@@ -210,6 +222,7 @@ def _check_settings(trainer: TorchTrainer) -> None:
         "clip_norm": trainer.clip_norm is None or trainer.clip_norm > 0,
         "accumulate": trainer.accumulate >= 1,
         "precision": trainer.precision in PRECISIONS,
+        "device": trainer.device.split(":")[0] in DEVICES,
         "metrics": "loss" not in trainer.metrics and all(map(callable, trainer.metrics.values())),
         "loop": trainer.loop is None or callable(trainer.loop),
         "threads": trainer.threads >= 1,
@@ -219,7 +232,8 @@ def _check_settings(trainer: TorchTrainer) -> None:
             raise AppError(
                 f"TorchTrainer({name}={getattr(trainer, name)!r}) cannot train.",
                 why="build_model, loss, loop and metrics are functions, and no metric is called 'loss'; counts are at "
-                f"least one; clip_norm is positive; precision is one of {', '.join(PRECISIONS)}.",
+                f"least one; clip_norm is positive; precision is one of {', '.join(PRECISIONS)}; device is one of "
+                f"{', '.join(DEVICES)}, with a number after a colon where there are several.",
                 do="see the attributes in its docstring.",
             )
     _check_optimizer(trainer.optimizer)

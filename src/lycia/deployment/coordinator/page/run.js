@@ -42,6 +42,7 @@ export class RunView {
     this.tiles = Object.fromEntries(tiles.map((name) => [name, new Tile(name)]));
     this.cohort = new Cohort();
     this.metrics = el("div", { class: "panels" });
+    this.moreMetrics = el("p", { class: "note", hidden: true });
     this.others = el("div", { class: "panels" });
     this.waiting = el("p", { class: "empty", text: "Curves begin when the first round has ended." });
     this.troubles = el("tbody");
@@ -69,7 +70,7 @@ export class RunView {
       this.bar.element,
       el("dl", { class: "tiles" }, ...Object.values(this.tiles).map((tile) => tile.element)),
       this.cohort.element,
-      section("How good the model is", this.waiting, this.metrics),
+      section("How good the model is", this.waiting, this.metrics, this.moreMetrics),
       section("Its nodes", this.nodes.element),
       section("What happened to nodes", this.calm, this.troubled, this.moreTroubles),
       section("What it takes", this.others),
@@ -148,8 +149,10 @@ export class RunView {
     if (!this.standing || !this.element.isConnected) return;
     const { history } = this;
     this.drawStanding();
-    const names = history.shown(this.standing.metric).slice(0, MOST_METRICS);
-    for (const name of names) {
+    const names = history.shown(this.standing.metric);
+    this.moreMetrics.hidden = names.length <= MOST_METRICS;
+    say(this.moreMetrics, `${counted(names.length - MOST_METRICS, "other metric")} in the facts.`);
+    for (const name of names.slice(0, MOST_METRICS)) {
       if (this.charts.has(`metric/${name}`)) continue;
       const chart = metricChart(name, this.picked, figure);
       this.charts.set(`metric/${name}`, chart);
