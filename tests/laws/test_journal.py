@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from lycia.aggregators import UniformMean
 from lycia.algorithms import SGD, FedAvg
-from lycia.core import events
+from lycia.core import closing, events
 from lycia.core.events import Asked, Closed, Dropped, Ended, Event, Heard, Opened, Settled
 from lycia.core.hearing import hear, refusals
-from lycia.core.layout import Layout, Model
+from lycia.core.layout import Layout, Leaf, Model
 from lycia.core.messages import (
     EVALUATE,
     TRAIN,
@@ -269,3 +269,14 @@ def test_a_node_that_makes_up_task_numbers_is_named_once():
         for event in hear(run, carried, current, updates(number, ("node 0",)), 1.0):
             current = take(current, event)
     assert [drop.node for drop in current.late] == ["node 0"]
+
+
+@pytest.mark.parametrize("describes", [False, True])
+def test_what_is_in_flight_outlives_a_missed_attempt_unless_features_are_scaled_anew(describes: bool):
+    plan = plan_of(Buffered(size=2, concurrency=3))
+    run = Run("run", plan, Layout((Leaf("w", (2,)),)))
+    carried = first(run, Model(np.zeros(2, np.float32)))
+    current = Round.begin(run, Opened(0.0, 0, 0, "train", 3, bytes(32), None, describes))
+    for event in (Asked(0.0, 0, TRAIN, ("node 0",)), Ended(9.0, "nobody was heard")):
+        current = take(current, event)
+    assert closing.conclude(run, carried, current).inflight == ({} if describes else {0: ("node 0", 0)})

@@ -132,6 +132,8 @@ def conclude(run: Run, carried: Carried, current: Round) -> Carried:
         return replace(carried, over=True)
     if missed(current) and _refused_norms(current):
         carried = replace(carried, norms=_norms(run, carried, current))
+    if missed(current) and current.opened.describes:  # the next attempt may scale features in another way
+        return replace(carried, inflight={})
     if missed(current):  # what was in flight when the round was opened has had its time
         training = still_training(carried, current) if carried.inflight or _is_buffered(run) else {}
         return replace(carried, inflight={number: task for number, task in training.items() if number in current.tasks})
