@@ -98,6 +98,10 @@ class Mine(Selector):
         """All."""
         return population
 
+    def draw(self, roster, count, without, random):
+        """Nobody."""
+        return ()
+
 
 def test_a_part_that_no_installed_package_declares_cannot_be_sent_and_the_error_says_where_it_can_be_used():
     with pytest.raises(PlanError, match="Mine', which is not installed here") as refused:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lycia import cli, config
+from lycia import config
 from lycia.runtime.apps import load_app, run_name
 from tests.deployment.conftest import APP as SMALL
 from tests.deployment.in_process import Coordinator
@@ -31,23 +31,6 @@ app = replace(small, population=some, name="an app, called so", plan=replace(sma
 """
 
 Told = tuple[int, str, str]
-
-
-@pytest.fixture
-def lycia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Told]:
-    """Runs a command in this process, in an empty home; returns exit status, standard output and standard error."""
-    monkeypatch.setenv("LYCIA_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["lycia", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lycia import cli
 from lycia.deployment.identity import Invitation
 
 Told = tuple[int, str, str]
@@ -34,30 +33,17 @@ WRONG_UNIT = GOOD.replace(" (mg/dL)", "").replace("220", "5.7").replace("180", "
 DIFFERENCES = ("lacks the column age", "'cholesterol' in mmol/l, where the schema says mg/dl", "not in the label set")
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     """An app for tables of patients."""
     path = tmp_path / "app.py"
     path.write_text(APP)
     return path
-
-
-@pytest.fixture
-def lycia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Told]:
-    """Runs a command in this process; returns exit status, standard output and standard error."""
-    monkeypatch.setenv("LYCIA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["lycia", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 def test_the_population_is_shown_as_a_table_and_on_a_page(app: Path, lycia: Callable[..., Told], tmp_path: Path):

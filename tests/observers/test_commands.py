@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lycia import cli
 from lycia.deployment.starting import start_run
 from lycia.runtime.apps import load_app
 from tests.deployment.conftest import APP
@@ -20,23 +19,6 @@ pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Told = tuple[int, str, str]
-
-
-@pytest.fixture
-def lycia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Told]:
-    """Runs a command in this process, in an empty home; returns exit status, standard output and standard error."""
-    monkeypatch.setenv("LYCIA_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["lycia", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

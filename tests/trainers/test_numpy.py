@@ -286,7 +286,8 @@ def test_without_shape_and_labels_there_is_no_first_model(schema, told: str):
     "settings",
     [
         {"hidden": (0,)}, {"learning_rate": 0.0}, {"batch_size": 0}, {"epochs": 0}, {"steps": 0},
-        {"weight_decay": -1.0}, {"momentum": 1.0},
+        {"weight_decay": -1.0}, {"momentum": 1.0}, {"hidden": 64}, {"hidden": (8.5,)}, {"batch_size": "3"},
+        {"epochs": 1.5},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_train_are_refused(settings: dict):

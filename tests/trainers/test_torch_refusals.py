@@ -287,3 +287,9 @@ def test_a_module_in_the_place_of_what_builds_one_is_refused():
 def test_what_is_no_device_at_all_is_refused_at_once(device: str):
     with pytest.raises(AppError, match="device"):
         TorchTrainer(linear, EACH, device=device)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": "3"}, {"epochs": 1.5}, {"steps": 2.5}, {"threads": None}])
+def test_a_count_is_a_whole_number(settings: dict[str, Any]):
+    with pytest.raises(AppError, match=next(iter(settings))):
+        TorchTrainer(linear, EACH, **settings)

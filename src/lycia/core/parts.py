@@ -5,6 +5,7 @@ exchanges to a round by naming them in `before` and `after`; the round asks them
 and hands their answers back through `ServerView.answers`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
@@ -132,7 +133,7 @@ class Part:
         raise TypeError(f"{type(self).__name__} names the exchange {exchange!r} but does not answer it")
 
 
-class Selector(Part):
+class Selector(Part, ABC):
     """Who takes part in a round.
 
     Attributes:
@@ -142,13 +143,13 @@ class Selector(Part):
 
     exact: ClassVar[bool] = False
 
+    @abstractmethod
     def goal(self, population: int) -> int:
         """How many updates close a round, of a population of this size."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how large its cohort is")
 
+    @abstractmethod
     def draw(self, roster: Roster, count: int, without: frozenset[str], random: np.random.Generator) -> tuple[str, ...]:
         """Up to `count` different nodes, none of them in `without`, in the order drawn."""
-        raise NotImplementedError(f"{type(self).__name__} does not draw")
 
     def candidates(self, goal: int) -> int:
         """How many nodes to ask first, where the cohort is chosen from their answers."""

@@ -13,7 +13,7 @@ import numpy as np
 from lycia.core.layout import Layout, Leaf
 from lycia.core.messages import OWN_EXCHANGES
 from lycia.core.parts import Aggregator, ClientRule, Part, Selector, ServerOptimizer, Stage
-from lycia.core.training import NodeData, Schema, Trainer
+from lycia.core.training import DescribesFeatures, NodeData, Schema, Trainer
 from lycia.errors import AppError, PlanError
 
 CAPACITY = 1024  # the grid of a small cohort leaves room for this many updates, so that replacements never move it
@@ -262,9 +262,8 @@ class App:
                 why="the node calls these to make, train and measure a model.",
                 do="use one of lycia.trainers, or give your own class these members (lycia.core.training.Trainer).",
             )
-        if self.plan.normalisation and not (
-            getattr(self.trainer, "scaled", False) and hasattr(self.trainer, "moments")
-        ):
+        describes = isinstance(self.trainer, DescribesFeatures) and self.trainer.scaled
+        if self.plan.normalisation and not describes:
             raise PlanError(
                 f"normalisation cannot be used with {type(self.trainer).__name__} as it is.",
                 why="its model does not scale the features that it is given.",

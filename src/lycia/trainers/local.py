@@ -5,7 +5,9 @@ is the `SGD` of lycia.algorithms: one rule for the server's step and for local o
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 from lycia.errors import AppError
@@ -54,55 +56,60 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class CosineDecay:
-    """From 1 down to `least` along half a cosine, which ends with `rounds`.
+class _Decay(ABC):
+    """What the decays to an end have in common: a warm-up, and then from 1 down to `least`.
 
     Attributes:
       rounds: when it ends.
       least: the factor there, and from then on.
       warm_up: rounds before it, in which the factor rises evenly to 1. It starts above zero, so that no step is lost.
+    """
+
+    rounds: float
+    least: float = 0.0
+    warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self, rounds=self.rounds > self.warm_up, least=0 <= self.least <= 1, warm_up=self.warm_up >= 0)
+
+    def factor(self, at: float) -> float:
+        """The factor after so many rounds."""
+        if at < self.warm_up:
+            return min(1.0, (at + 1) / (self.warm_up + 1))
+        done = min((at - self.warm_up) / (self.rounds - self.warm_up), 1.0)
+        return self.least + (1 - self.least) * self.left(done)
+
+    @abstractmethod
+    def left(self, done: float) -> float:
+        """What is left of the way down, from 1 to 0, when this share of the rounds is done."""
+
+
+@dataclass(frozen=True)
+class CosineDecay(_Decay):
+    """From 1 down to `least` along half a cosine, which ends with `rounds`.
+
     Example:
       >>> [round(CosineDecay(rounds=4).factor(at), 3) for at in (0, 1, 2, 4, 9)]
       [1.0, 0.854, 0.5, 0.0, 0.0]
     """
 
-    rounds: float
-    least: float = 0.0
-    warm_up: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check(self, rounds=self.rounds > self.warm_up, least=0 <= self.least <= 1, warm_up=self.warm_up >= 0)
-
-    def factor(self, at: float) -> float:
-        """The factor after so many rounds."""
-        done = _share_done(at, self.rounds, self.warm_up)
-        return _risen(at, self.warm_up) * (self.least + (1 - self.least) * (1 + math.cos(math.pi * done)) / 2)
+    def left(self, done: float) -> float:
+        """Half a cosine."""
+        return (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass(frozen=True)
-class LinearDecay:
+class LinearDecay(_Decay):
     """From 1 down to `least` along a line, which ends with `rounds`.
 
-    Attributes:
-      rounds: when it ends.
-      least: the factor there, and from then on.
-      warm_up: rounds before it, in which the factor rises evenly to 1. It starts above zero, so that no step is lost.
     Example:
       >>> [round(LinearDecay(rounds=6, warm_up=2).factor(at), 3) for at in (0, 1, 2, 3, 6)]
       [0.333, 0.667, 1.0, 0.75, 0.0]
     """
 
-    rounds: float
-    least: float = 0.0
-    warm_up: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check(self, rounds=self.rounds > self.warm_up, least=0 <= self.least <= 1, warm_up=self.warm_up >= 0)
-
-    def factor(self, at: float) -> float:
-        """The factor after so many rounds."""
-        done = _share_done(at, self.rounds, self.warm_up)
-        return _risen(at, self.warm_up) * (1 - (1 - self.least) * done)
+    def left(self, done: float) -> float:
+        """A line."""
+        return 1 - done
 
 
 @dataclass(frozen=True)
@@ -170,12 +177,9 @@ class Work:
     device: str
 
 
-def _risen(at: float, warm_up: float) -> float:
-    return min(1.0, (at + 1) / (warm_up + 1)) if at < warm_up else 1.0
-
-
-def _share_done(at: float, rounds: float, warm_up: float) -> float:
-    return min(max((at - warm_up) / (rounds - warm_up), 0.0), 1.0)
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least one, as epochs and batch sizes are."""
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _check(rule: object, **holds: bool) -> None:

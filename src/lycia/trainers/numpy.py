@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from lycia.trainers.examples import (
     rows_of,
     scaling_leaf,
 )
+from lycia.trainers.local import is_count
 
 _ROWS = 4096  # examples measured at a time, so that large sets need little memory
 
@@ -62,13 +63,14 @@ class NumpyTrainer:
     takes_terms: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        widths: Any = self.hidden  # which may come as a list, or as a mere number
+        object.__setattr__(self, "hidden", tuple(widths) if isinstance(widths, Iterable) else widths)
         settings = {
-            "hidden": all(width >= 1 for width in self.hidden),
+            "hidden": isinstance(widths, Iterable) and all(map(is_count, self.hidden)),
             "learning_rate": self.learning_rate > 0,
-            "batch_size": self.batch_size >= 1,
-            "epochs": self.epochs >= 1,
-            "steps": self.steps is None or self.steps >= 1,
+            "batch_size": is_count(self.batch_size),
+            "epochs": is_count(self.epochs),
+            "steps": self.steps is None or is_count(self.steps),
             "weight_decay": self.weight_decay >= 0,
             "momentum": 0 <= self.momentum < 1,
         }
@@ -76,7 +78,8 @@ class NumpyTrainer:
             if not fits:
                 raise AppError(
                     f"NumpyTrainer({name}={getattr(self, name)!r}) cannot train.",
-                    why="sizes and rates are positive, counts are at least one, and momentum lies in [0, 1).",
+                    why="rates are positive, counts are whole numbers from one on, hidden is a tuple of such, and "
+                    "momentum lies in [0, 1).",
                     do="see the attributes in its docstring; most apps need only hidden, learning_rate and batch_size.",
                 )
 

@@ -13,6 +13,7 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.training import LocalResult, LocalTask
 from lycia.errors import AppError, TrainingError
+from lycia.trainers.local import is_count
 from lycia.trainers.torch.trainer import ModuleTrainer, check_installed
 
 _MEASURING = Key(0).at("evaluate")
@@ -60,16 +61,16 @@ class LightningTrainer(ModuleTrainer):
         self._take_patterns()
         object.__setattr__(self, "settings", dict(self.settings))
         counts = {
-            "batch_size": self.batch_size >= 1, "epochs": self.epochs >= 1,
-            "steps": self.steps is None or self.steps >= 1, "threads": self.threads >= 1,
+            "batch_size": is_count(self.batch_size), "epochs": is_count(self.epochs),
+            "steps": self.steps is None or is_count(self.steps), "threads": is_count(self.threads),
             "settings": not self.settings.keys() & set(_OURS), "build_model": callable(self.build_model),
         }  # fmt: skip
         for name, fits in counts.items():
             if not fits:
                 raise AppError(
                     f"LightningTrainer({name}={getattr(self, name)!r}) cannot train.",
-                    why=f"build_model is a function, counts are at least one, and settings leave out {_OURS[0]} and "
-                    f"{_OURS[1]}, which follow from epochs and steps.",
+                    why="build_model is a function, counts are whole numbers from one on, and settings leave out "
+                    f"{_OURS[0]} and {_OURS[1]}, which follow from epochs and steps.",
                     do="see the attributes in its docstring.",
                 )
 

@@ -15,7 +15,7 @@ from lycia.core.normalising import Moments
 from lycia.core.training import LocalResult, LocalTask
 from lycia.errors import AppError, TrainingError
 from lycia.trainers.examples import moments_of
-from lycia.trainers.local import LocalAdam, Schedule
+from lycia.trainers.local import LocalAdam, Schedule, is_count
 
 if TYPE_CHECKING:
     from lycia.trainers.torch.modules import Masks
@@ -216,24 +216,24 @@ def _check_settings(trainer: TorchTrainer) -> None:
         "build_model": callable(trainer.build_model),
         "loss": callable(trainer.loss),
         "schedule": trainer.schedule is None or isinstance(trainer.schedule, Schedule),
-        "batch_size": trainer.batch_size >= 1,
-        "epochs": trainer.epochs >= 1,
-        "steps": trainer.steps is None or trainer.steps >= 1,
+        "batch_size": is_count(trainer.batch_size),
+        "epochs": is_count(trainer.epochs),
+        "steps": trainer.steps is None or is_count(trainer.steps),
         "clip_norm": trainer.clip_norm is None or trainer.clip_norm > 0,
-        "accumulate": trainer.accumulate >= 1,
+        "accumulate": is_count(trainer.accumulate),
         "precision": trainer.precision in PRECISIONS,
         "device": trainer.device.split(":")[0] in DEVICES,
         "metrics": "loss" not in trainer.metrics and all(map(callable, trainer.metrics.values())),
         "loop": trainer.loop is None or callable(trainer.loop),
-        "threads": trainer.threads >= 1,
+        "threads": is_count(trainer.threads),
     }
     for name, fits in settings.items():
         if not fits:
             raise AppError(
                 f"TorchTrainer({name}={getattr(trainer, name)!r}) cannot train.",
-                why="build_model, loss, loop and metrics are functions, and no metric is called 'loss'; counts are at "
-                f"least one; clip_norm is positive; precision is one of {', '.join(PRECISIONS)}; device is one of "
-                f"{', '.join(DEVICES)}, with a number after a colon where there are several.",
+                why="build_model, loss, loop and metrics are functions, and no metric is called 'loss'; counts are "
+                f"whole numbers from one on; clip_norm is positive; precision is one of {', '.join(PRECISIONS)}; "
+                f"device is one of {', '.join(DEVICES)}, with a number after a colon where there are several.",
                 do="see the attributes in its docstring.",
             )
     _check_optimizer(trainer.optimizer)
