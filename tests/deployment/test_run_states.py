@@ -22,7 +22,7 @@ from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
 from lycia.errors import LyciaError, NotFound
 from lycia.runtime.apps import load_app
-from lycia.runtime.facts import Fact, RunEnded
+from lycia.runtime.facts import Fact, RoundMoved, RunEnded, fact_to_json
 from lycia.storage.database import Database
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
@@ -327,6 +327,24 @@ def test_a_run_that_has_finished_is_neither_paused_nor_resumed_nor_stopped(pair:
 
 
 # --------------------------------------------------------------------------------------------------------- command line
+
+
+def test_what_moved_last_is_not_told_after_the_end():
+    # Given an answer that was put together while the run ended: its last move comes with its end
+    moved, ended = fact_to_json(RoundMoved(2, 0, "evaluate", 1, 2)), fact_to_json(RunEnded("finished", "all done", 3))
+
+    class Answering:
+        def get(self, path: str, **asked: Any) -> dict[str, Any]:
+            return {"run": "small-1", "events": [[5, ended]], "moved": moved, "state": "finished"}
+
+    told: list[Any] = []
+
+    class Watcher:
+        def notice(self, fact: Any) -> None:
+            told.append(type(fact).__name__)
+
+    assert follow(Answering(), "small-1", [Watcher()]) == "finished"
+    assert told == ["RunEnded"]
 
 
 @pytest.fixture

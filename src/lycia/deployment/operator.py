@@ -90,7 +90,7 @@ def follow(client: Client, run: str, watchers: Sequence[Observer]) -> str:
         run = said["run"]  # "latest" stays the run that it was at first
         lines = [line for _, line in said["events"]]
         after = max([after, *(number for number, _ in said["events"])])
-        if said["moved"] != moved:
+        if said["state"] == "running" and said["moved"] != moved:  # what moved last is older than a run's end
             moved = said["moved"]
             lines += [moved] if moved else []
         for line in lines:
