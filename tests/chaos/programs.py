@@ -129,6 +129,7 @@ def _leave(status: int) -> NoReturn:
 
 def _coordinate(order: Order) -> None:
     points.install("coordinator")
+    _speak_of_rounds()
     asked = order.arguments
     settings = Settings(Path(asked["home"]), port=asked["port"], silence_s=asked["silence_s"])
     serve(settings, lambda url: me.tell("serves", url=url))
@@ -150,6 +151,20 @@ def _join(order: Order) -> None:
 
     invitation = Invitation.from_text(asked["invitation"])
     agent.join(invitation, Path(asked["app"]), order.name, Path(asked["home"]), {}, note)
+
+
+def _speak_of_rounds() -> None:
+    """Say when a round has ended."""
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        async def end_round(store: Any, carried: Any, record: Mapping[str, Any]) -> None:
+            await real(store, carried, record)
+            me.tell("ends round", run=store.run_id, round=record["round"], missed=record["missed"])
+
+        return end_round
+
+    points.wrap("lycia.storage.run_store:RunStore.end_round", around)
 
 
 def _speak_of_training() -> None:

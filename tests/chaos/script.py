@@ -75,9 +75,9 @@ def script(kind: Kind, seed: int) -> Script:
     nodes = [f"node-{number}" for number in range(NODES[kind])]
     everyone = ["coordinator", *nodes]
     drawn = Script(kind, seed, chance.choice((LARGE, LARGE, SMALL)))
-    faults = [_fault(chance, nodes) for _ in range(chance.randrange(5))]
+    faults = [_fault(chance, kind, nodes) for _ in range(chance.randrange(1, 6))]
     charges: dict[str, list[Charge]] = {}
-    for _ in range(chance.randrange(4) if faults else chance.randrange(1, 4)):
+    for _ in range(chance.randrange(5)):
         charge = _charge(chance)
         whom = "coordinator" if charge.program == "coordinator" else chance.choice(nodes)
         charges.setdefault(whom, []).append(charge)
@@ -88,14 +88,16 @@ def script(kind: Kind, seed: int) -> Script:
     return replace(drawn, faults=faults, charges=charges, clocks=clocks, repeats=repeats)
 
 
-def _fault(chance: random.Random, nodes: Sequence[str]) -> Fault:
+def _fault(chance: random.Random, kind: Kind, nodes: Sequence[str]) -> Fault:
     trouble = chance.choices(TROUBLES, _WEIGHTS)[0]
     whom = chance.choice(nodes)
     if trouble == "full disk" or (trouble == "kill" and chance.random() < 0.5):
         whom = "coordinator"
+    # Where nodes may be lost, some are away for longer than the coordinator waits for a sign of life.
+    is_long = kind != "strict" and chance.random() < 0.3
     return Fault(
-        trouble, whom, chance.uniform(0.0, 0.4), chance.uniform(0.0, 0.5), chance.choice(("reset", "end")),
-        chance.choice(("up", "down")), int(10 ** chance.uniform(1.0, 5.3)),
+        trouble, whom, chance.uniform(0.0, 0.3), chance.uniform(1.0, 2.5) if is_long else chance.uniform(0.0, 0.4),
+        chance.choice(("reset", "end")), chance.choice(("up", "down")), int(10 ** chance.uniform(1.0, 5.3)),
     )  # fmt: skip
 
 
