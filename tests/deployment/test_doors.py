@@ -64,12 +64,12 @@ def problem(response: httpx2.Response) -> Problem:
     return found
 
 
-def asked(coordinator: Coordinator, *nodes: RawNode) -> tuple[str, list]:
+def asked(coordinator: Coordinator, *nodes: RawNode, rounds: int = 1) -> tuple[str, list]:
     """A run, and what its nodes, who are all that are there, are asked first."""
     for node in nodes:
         assert node.poll(0.0) is None
     app = load_app(APP)
-    plan = replace(app.plan, rounds=1, rules=replace(app.plan.rules, least_nodes=1, deadline_s=60.0))
+    plan = replace(app.plan, rounds=rounds, rules=replace(app.plan.rules, least_nodes=1, deadline_s=60.0))
     run = start_run(coordinator.client, replace(app, plan=plan))
     asks = [node.poll(10.0) for node in nodes]
     assert all(ask is not None and ask.run == run for ask in asks)
@@ -368,6 +368,24 @@ def test_a_reply_twice_and_a_reply_after_the_end_are_answered_alike(
     assert node.answer(ask, Draft.file) == ""  # it was taken before, and that is said again
     finish(coordinator, run, node)
     assert node.answer(ask.model_copy(update={"exchange": "evaluate"}), Draft.file) == "the run is finished"
+
+
+@pytest.mark.parametrize("rounds", [1, 2], ids=["when the run is over", "when the next round is open"])
+def test_an_update_that_was_taken_is_taken_when_it_comes_again_after_its_round(
+    rounds: int, coordinator: Coordinator, joined: Callable[..., RawNode]
+):
+    # Given an update that was taken, whose node has not heard of it, and a round that has ended since
+    node = joined("node")
+    run, (ask,) = asked(coordinator, node, rounds=rounds)
+    assert node.answer(ask, Draft.file) == ""
+    node.answer(node.poll(), Draft.file)  # it measures the model
+    later = node.poll() if rounds > 1 else finish(coordinator, run, node)
+    # When it comes again, then it is not late: its node shall remember what came of that work
+    assert node.answer(ask, Draft.file) == ""
+    if later is not None:
+        assert later.round == 1
+        finish(coordinator, run, node)
+    assert not any(record["late"] for record in coordinator.client.get(f"/v1/runs/{run}")["records"])
 
 
 # ------------------------------------------------------------------------------------------------------------- starting

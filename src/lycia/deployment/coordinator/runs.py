@@ -283,6 +283,10 @@ class Runs:
         journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, run))
         return "" if (task, node) in _taken(journal) else f"the run is {state}"
 
+    async def heard_before(self, run: str, task: int, node: str) -> bool:
+        """Whether a round that has ended heard the node's update for this task, whose acknowledgement was lost then."""
+        return await self._db.read(lambda connection: kept_runs.heard_before(connection, run, task, node))
+
     # ------------------------------------------------------------------------------------------------ how they are held
 
     def _hold(self, live: _Live, start: Carried) -> None:
