@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 _SIZE_BYTES = 48 << 20
-_CALLS = ("write", "pwrite", "posix_fallocate")
+CALLS = tuple(name for name in ("write", "pwrite", "posix_fallocate") if hasattr(os, name))
 
 
 @cache
@@ -94,9 +94,8 @@ def install(flag: Path) -> None:
 
         return call
 
-    for name in _CALLS:
-        if hasattr(os, name):
-            setattr(os, name, guarded(name))
+    for name in CALLS:
+        setattr(os, name, guarded(name))
 
 
 def _room(flag: Path) -> int | None:

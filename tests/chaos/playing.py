@@ -4,7 +4,7 @@ import heapq
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,10 @@ class Outcome:
 class Play:
     """Does to a federation what a script says, and starts again whatever has died."""
 
-    def __init__(
-        self, federation: Federation, disk: Disk, faults: Iterator[Fault] = iter(()), down_s: float = 0.1
-    ) -> None:
+    def __init__(self, federation: Federation, disk: Disk, faults: Iterable[Fault] = (), down_s: float = 0.1) -> None:
         """`down_s`: for how long a process stays away that has killed itself."""
-        self._federation, self._disk, self._faults, self._usually_down_s = federation, disk, faults, down_s
+        self._federation, self._disk, self._usually_down_s = federation, disk, down_s
+        self._faults = iter(faults)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self._heard, self._begun = 0, False
@@ -152,7 +151,7 @@ def play(zygote: Zygote, script: Script, folder: Path) -> Outcome:
         federation.add_coordinator(clock=script.clocks.get("coordinator"), full=full)
         names = [f"node-{number}" for number in range(NODES[script.kind])]
         orders = {name: {"clock": script.clocks.get(name), "repeats": script.repeats.get(name)} for name in names}
-        playing = Play(federation, disk, iter(script.faults))
+        playing = Play(federation, disk, script.faults)
         operator = Operator(federation, playing.mend)
         playing.hold(operator, app, orders)
         events = federation.events
