@@ -73,7 +73,7 @@ def figures(lines: list[dict[str, Any]]) -> dict[str, Figure]:
         "calls_repeated": Figure(times("repeated"), "calls made twice, or again after a later one"),
         "disks_full": Figure(times("full disk"), "times that the coordinator's disk was full for a while"),
         "rounds_missed": Figure(float(sum(line.get("missed", 0) for line in lines)), "attempts that missed a quorum"),
-        "rounds_closed": Figure(float(sum(line.get("rounds", 0) for line in lines)), "models, each of them held to the above"),
+        "rounds_closed": Figure(float(sum(line.get("rounds", 0) for line in lines)), "models made, each of them held"),
         "run_median_s": Figure(statistics.median(line["wall_s"] for line in lines), "a run with its processes' starts"),
     }  # fmt: skip
 
