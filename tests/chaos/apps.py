@@ -1,7 +1,7 @@
 """The apps of the chaos suite: tiny models whose updates depend on all that a kill could lose."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,10 +12,14 @@ from lycia import Adam, App, Evaluation, Everyone, ExampleWeightedMean, FedAvg, 
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.training import LocalResult, LocalTask, Schema
+from lycia.deployment.node import client
+from lycia.storage import parts
 
 Kind = Literal["strict", "default", "lossy"]
 KINDS: tuple[Kind, ...] = ("strict", "default", "lossy")
 LARGE, SMALL = 24_000, 1_500  # floats: an update of several parts, once parts are small, and one that goes inline
+PART_BYTES = 16 << 10  # of a model and of an update; the real parts are larger than anything here
+INLINE_BYTES = 32 << 10  # an update up to here comes in one piece
 NODES = {"strict": 4, "default": 5, "lossy": 10}
 _DEADLINE_S = 300.0  # longer than any outage, on a machine however busy
 _HABITS = 16
@@ -105,6 +109,12 @@ def made(kind: Kind, size: int = LARGE, rounds: int = 5, pause_s: float = 0.0) -
     homes = {f"node-{number}": home_of(number, size) for number in range(NODES[kind])}
     population = {name: NodeData(home, home) for name, home in homes.items()}
     return App(name=kind, trainer=Puller(size, kind == "strict", pause_s), plan=plan, population=population)
+
+
+def cut_small(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Cut files into small parts, in this process. Digests depend on that, so all processes do it."""
+    put(parts, "PART_BYTES", PART_BYTES)
+    put(client, "INLINE_BYTES", INLINE_BYTES)
 
 
 def write_app(folder: Path, kind: Kind, size: int, pause_s: float) -> Path:

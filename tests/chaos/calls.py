@@ -6,10 +6,9 @@ Nobody can repeat a call on the way, under TLS; so the node does it: whatever it
 import functools
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from lycia.errors import LyciaError
+from lycia.deployment.link import LinkFailed
 from tests.chaos.points import wrap
 from tests.chaos.telling import me
 
@@ -19,18 +18,21 @@ _REPEATABLE = ("/v1/alive", "/v1/runs/")
 def install(seed: int, twice: float, overtaken: float) -> None:
     """From here on, calls of this node are made twice with one chance, and again after a later one with another."""
     chance = random.Random(seed)
-    late: list[Callable[[], Any]] = []
+    late: list[Callable[[], None]] = []
 
     def around(real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
-        def call(client: Any, method: str, path: str, body: Any = None, **more: Any) -> Any:
-            if method == "GET" or not path.startswith(_REPEATABLE):
-                return real(client, method, path, body, **more)
-            sent = body.read_bytes() if isinstance(body, Path) else body  # the file is gone when it is sent again
-            answer = real(client, method, path, body, **more)
+        def call(link: Any, method: str, path: str, *, body: Any = b"", **more: Any) -> Any:
+            if method == "GET" or not path.startswith(_REPEATABLE) or not isinstance(body, (bytes, memoryview)):
+                return real(link, method, path, body=body, **more)
+            sent = bytes(body)  # what it is a view of may be gone when it is sent again
+            answer = real(link, method, path, body=body, **more)
 
             def again() -> None:
-                _send_again(lambda: real(client, method, path, sent, **more), path)
+                try:
+                    me.tell("repeated", path=path, status=real(link, method, path, body=sent, **more).status)
+                except LinkFailed:  # whoever repeats a call learns nothing from it
+                    me.tell("repeated", path=path, status=0)
 
             if chance.random() < twice:
                 again()
@@ -43,13 +45,4 @@ def install(seed: int, twice: float, overtaken: float) -> None:
 
         return call
 
-    wrap("lycia.deployment.node.client:Client._call", around)
-
-
-def _send_again(call: Callable[[], Any], path: str) -> None:
-    try:
-        call()
-    except LyciaError as error:  # its run may be over, or stand still: whoever repeats a call learns nothing from it
-        me.tell("repeated", path=path, refused=error.what)
-    else:
-        me.tell("repeated", path=path, refused="")
+    wrap("lycia.deployment.link:HttpsLink.call", around)

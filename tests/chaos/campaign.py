@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.apps import Kind
+from tests.chaos.apps import Kind, cut_small
 from tests.chaos.federation import Zygote
 from tests.chaos.playing import play
 from tests.chaos.script import script
@@ -40,6 +40,7 @@ def main() -> int:
 def campaign(rules: Kind, seeds: Sequence[int], told: Callable[[Line], None]) -> list[Line]:
     """A run for each seed; each is told when it has ended."""
     lines = []
+    cut_small()
     with Zygote() as zygote:
         for seed in seeds:
             lines.append(_run(zygote, rules, seed))

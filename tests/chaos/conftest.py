@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import apps
 from tests.chaos.federation import Zygote
 
 if not hasattr(os, "fork"):
@@ -21,8 +22,9 @@ def warm() -> Iterator[Zygote]:
 
 
 @pytest.fixture
-def zygote(warm: Zygote, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Zygote]:
+def zygote(warm: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zygote]:
     """The same, with nothing said yet; what was said stays in the test's folder."""
+    apps.cut_small(monkeypatch.setattr)
     warm.events.clear()
     yield warm
     lines = "".join(f"{json.dumps(event)}\n" for event in warm.events)

@@ -27,16 +27,19 @@ class Point:
     Attributes:
       place: "module:path of attributes", where it is looked up when it is called.
       once: passed only at the beginning or the end of a federation's life.
+      small: passed only where updates are small enough to come in one piece.
     """
 
     program: Program
     name: str
     place: str
     once: bool = False
+    small: bool = False
 
 
 POINTS: tuple[Point, ...] = (
     Point("coordinator", "member", "lycia.storage.nodes:add_node", once=True),
+    Point("coordinator", "model adopted", "lycia.storage.blobs:BlobFolder.adopt", once=True),
     Point("coordinator", "run listed", "lycia.storage.runs:create_run", once=True),
     Point("coordinator", "run begun", "lycia.storage.run_store:RunStore.begin", once=True),
     Point("coordinator", "transaction", "lycia.storage.database:Database._commit"),
@@ -51,8 +54,20 @@ POINTS: tuple[Point, ...] = (
     Point("coordinator", "asks withdrawn", "lycia.deployment.coordinator.mailbox:Mailbox.withdraw"),
     Point("coordinator", "reply", "lycia.deployment.coordinator.mailbox:Mailbox.deliver"),
     Point("coordinator", "acknowledgement", "lycia.deployment.coordinator.mailbox:Mailbox.acknowledge"),
+    Point("coordinator", "upload announced", "lycia.storage.uploads:announce"),
+    Point("coordinator", "upload begun", "lycia.storage.spool:Spool.begin"),
+    Point("coordinator", "part", "lycia.storage.spool:ArrivingPart.write"),
+    Point("coordinator", "part synced", "lycia.storage.spool:ArrivingPart.sync"),
+    Point("coordinator", "part noted", "lycia.storage.uploads:note_part"),
+    Point("coordinator", "update in one piece", "lycia.storage.spool:Spool.put", small=True),
+    Point("coordinator", "updates folded", "lycia.core.folding:fold", small=True),
+    Point("coordinator", "updates secured", "lycia.deployment.coordinator.mailbox:Mailbox.secure"),
+    Point("coordinator", "spool swept", "lycia.storage.spool:Spool.sweep"),
+    Point("coordinator", "updates removed", "lycia.storage.spool:Spool.remove"),
+    Point("coordinator", "uploads forgotten", "lycia.storage.uploads:forget"),
     Point("coordinator", "updates forgotten", "lycia.deployment.coordinator.mailbox:Mailbox.forget"),
     Point("coordinator", "write", "os:write"),
+    Point("coordinator", "write in a part", "os:pwrite"),
     Point("coordinator", "sync", "os:fsync"),
     Point("coordinator", "rename", "os:replace"),
     Point("coordinator", "unlink", "os:unlink"),
@@ -62,10 +77,17 @@ POINTS: tuple[Point, ...] = (
     Point("agent", "ask", "lycia.deployment.node.client:Client.poll"),
     Point("agent", "private file", "lycia.deployment.node.agent:write_private"),
     Point("agent", "download", "lycia.deployment.node.client:Client.download"),
+    Point("agent", "download in parts", "lycia.deployment.node.fetching:fetch"),
+    Point("agent", "piece", "os:pwrite"),
     Point("agent", "job", "lycia.deployment.node.agent:TrainerProcess.do"),
+    Point("agent", "work finished", "lycia.storage.node_journal:NodeJournal.finished"),
     Point("agent", "delivery", "lycia.deployment.node.agent:Agent.deliver"),
     Point("agent", "upload", "lycia.deployment.node.client:Client.upload_update"),
+    Point("agent", "parts sent", "lycia.deployment.node.client:Client._send_parts"),
+    Point("agent", "work delivered", "lycia.storage.node_journal:NodeJournal.delivered"),
     Point("agent", "reply sent", "lycia.deployment.node.client:Client.reply"),
+    Point("agent", "write", "os:write"),
+    Point("agent", "sync", "os:fsync"),
     Point("agent", "rename", "os:replace"),
     Point("agent", "unlink", "os:unlink"),
     Point("trainer", "job", "lycia.deployment.node.trainer:Worker.do"),

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn
 from lycia.deployment.coordinator.server import Settings, serve
 from lycia.deployment.identity import Invitation
 from lycia.deployment.node import agent, trainer
+from lycia.storage.node_journal import Finished
 from tests.chaos import calls, disks, points
 from tests.chaos.points import Charge, fuse
 from tests.chaos.telling import Program, me
@@ -128,18 +129,18 @@ def _leave(status: int) -> NoReturn:
 
 
 def _coordinate(order: Order) -> None:
-    points.install("coordinator")
     _speak_of_rounds()
+    points.install("coordinator")
     asked = order.arguments
     settings = Settings(Path(asked["home"]), port=asked["port"], silence_s=asked["silence_s"])
     serve(settings, lambda url: me.tell("serves", url=url))
 
 
 def _join(order: Order) -> None:
+    _speak_of_training()  # first, and so within the points: who dies after one has said what it did
     points.install("agent", "trainer")
     if order.repeats is not None:
         calls.install(*order.repeats)
-    _speak_of_training()
     agent._HEARTBEAT_S = HEARTBEAT_S
     agent.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=_Forked, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
@@ -168,23 +169,32 @@ def _speak_of_rounds() -> None:
 
 
 def _speak_of_training() -> None:
-    """Say when a training begins, and when its update is finished on the disk."""
+    """Say when a training begins, and when its update is finished, and written down, on the node's disk."""
 
-    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+    def around_work(real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
         def do(worker: trainer.Worker, job: trainer.Job) -> dict[str, Any]:
-            ask = job.ask
-            place = {"run": ask.run, "round": ask.round, "attempt": ask.attempt, "task": ask.task}
-            if ask.exchange == "train":
-                me.tell("trains", **place)
+            if job.ask.exchange == "train":
+                me.tell("trains", **_place(job.ask.model_dump()))
             said: dict[str, Any] = real(worker, job)
-            if ask.exchange == "train":
-                me.tell("has trained", **place)
             return said
 
         return do
 
-    points.wrap("lycia.deployment.node.trainer:Worker.do", around)
+    def around_journal(real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def finished(journal: Any, run: str, task: int, work: Finished) -> None:
+            real(journal, run, task, work)
+            me.tell("has trained", **_place(work.ask))
+
+        return finished
+
+    points.wrap("lycia.deployment.node.trainer:Worker.do", around_work)
+    points.wrap("lycia.storage.node_journal:NodeJournal.finished", around_journal)
+
+
+def _place(ask: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: ask[name] for name in ("run", "round", "attempt", "task")}
 
 
 class _Forked:

@@ -5,33 +5,36 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import judging
-from tests.chaos.apps import LARGE, NODES, made, write_app
+from tests.chaos.apps import LARGE, NODES, SMALL, made, write_app
 from tests.chaos.disks import Flag
 from tests.chaos.federation import Federation, Operator, Zygote
 from tests.chaos.playing import Play
 from tests.chaos.points import MOMENTS, POINTS, Charge
 from tests.chaos.telling import Program
 
-ROUNDS = {"coordinator": 50, "agent": 40, "trainer": 30}
+ROUNDS = {"coordinator": 70, "agent": 60, "trainer": 30}
 WHOM = {"coordinator": "coordinator", "agent": "node-0", "trainer": "node-1"}
+RUNS: list[tuple[Program, bool]] = [("coordinator", False), ("coordinator", True), ("agent", False), ("trainer", False)]
 
 
-def charges_of(program: Program) -> list[Charge]:
+def charges_of(program: Program, *, small: bool) -> list[Charge]:
     """One life for each point and moment, in an order in which all are reached."""
     return [
-        Charge(program, point.name, moment, whole=bool(number % 2))
+        Charge(program, point.name, moment, whole=program == "trainer" or bool(number % 2))
         for number, point in enumerate(POINTS)
-        if point.program == program
+        if point.program == program and point.small == small
         for moment in MOMENTS
     ]
 
 
-@pytest.mark.parametrize("program", ["coordinator", "agent", "trainer"])
-def test_a_process_that_is_killed_at_every_point_loses_nothing(program: Program, zygote: Zygote, tmp_path: Path):
+@pytest.mark.parametrize(("program", "small"), RUNS, ids=["coordinator", "coordinator, small", "agent", "trainer"])
+def test_a_process_that_is_killed_at_every_point_loses_nothing(
+    program: Program, small: bool, zygote: Zygote, tmp_path: Path
+):
     # Given a federation in which each life of one process ends at another point
-    app = made("strict", LARGE, ROUNDS[program])
-    charges = charges_of(program)
-    with Federation(zygote, tmp_path, write_app(tmp_path, "strict", LARGE, 0.0), silence_s=60.0) as federation:
+    size, rounds, charges = SMALL if small else LARGE, ROUNDS[program], charges_of(program, small=small)
+    app = made("strict", size, rounds)
+    with Federation(zygote, tmp_path, write_app(tmp_path, "strict", size, 0.0), silence_s=60.0) as federation:
         federation.charges = {WHOM[program]: list(charges)}
         federation.add_coordinator()
         playing = Play(federation, Flag(tmp_path / "full"), down_s=0.0)
@@ -43,7 +46,7 @@ def test_a_process_that_is_killed_at_every_point_loses_nothing(program: Program,
         assert operator.facts
         for facts in operator.facts:
             judging.check_finished(facts, app, tmp_path)
-            assert judging.models(facts) == list(judging.quiet("strict", LARGE, ROUNDS[program]))
+            assert judging.models(facts) == list(judging.quiet("strict", size, rounds))
         assert judging.trained_again(federation.events) == []
         assert operator.pauses == []
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import uvloop  # noqa: F401  # taken by the coordinator when it starts
 
-from tests.chaos import apps, programs  # noqa: F401
+from tests.chaos import apps, programs
 from tests.chaos.programs import Order
 from tests.chaos.telling import me
 
@@ -27,6 +27,7 @@ def main() -> None:
     """Until the input ends."""
     me.descriptor, me.name = os.dup(1), "zygote"
     os.dup2(2, 1)
+    apps.cut_small()
     signal.signal(signal.SIGCHLD, _bury)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the harness, which ends this process
     gc.collect()
