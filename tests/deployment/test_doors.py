@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.deployment.coordinator import sessions
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.identity import Identity, client_context, fetch_certificate
+from lycia.deployment.node import client as client_module
 from lycia.deployment.node.client import Client
 from lycia.deployment.operator import download_model, follow
 from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AliveMessage, Problem, ReplyMessage, StartMessage
 from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, PlanError, TensorFileError
 from lycia.runtime.apps import load_app
+from lycia.storage import parts
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
@@ -503,3 +506,38 @@ def test_what_a_node_delivers_after_it_was_revoked_does_not_count(
 def test_the_certificate_that_is_shown_is_the_one_in_the_invitation(coordinator: Coordinator):
     invitation = coordinator.invite("anybody-at-all")
     assert fetch_certificate(invitation.url, invitation.pin) == (coordinator.home / "certificate.pem").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------ transfers
+
+
+@pytest.fixture
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files go by parts, too."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4096)
+    monkeypatch.setattr(client_module, "INLINE_BYTES", 64)
+
+
+def test_an_update_by_parts_whose_upload_was_let_go_of_is_announced_again(
+    cut_small: None, coordinator: Coordinator, joined: Callable[..., RawNode], monkeypatch: pytest.MonkeyPatch
+):
+    node = joined("node")
+    run, (ask,) = asked(coordinator, node)
+    real, lost = Transfers.find, []
+
+    async def find(self: Transfers, sender: str, id: str) -> object:
+        if sender == node.name and len(lost) < 3:
+            lost.append(id)
+            await self._forget([id])
+        return await real(self, sender, id)
+
+    monkeypatch.setattr(Transfers, "find", find)
+    assert node.answer(ask, Draft.file) == ""
+    assert len(lost) == 3
+    finish(coordinator, run, node)
+    assert coordinator.client.get(f"/v1/runs/{run}")["records"][0]["survivors"] == [node.name]
+
+
+def test_a_model_that_is_there_already_is_not_sent_again(cut_small: None, coordinator: Coordinator):
+    digest = coordinator.client.upload_blob([bytes(10_000)])
+    assert coordinator.client.upload_blob([bytes(10_000)]) == digest

@@ -15,7 +15,7 @@ from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.requests import message_of, number_of
 from lycia.deployment.coordinator.service import Service
 from lycia.deployment.coordinator.sessions import Caller
-from lycia.deployment.coordinator.transfers import TooLarge, too_large
+from lycia.deployment.coordinator.transfers import Arriving, TooLarge, too_large
 from lycia.deployment.wire import INLINE_BYTES, UploadedMessage, UploadMessage
 from lycia.errors import AccessError, NotFound
 from lycia.storage import parts
@@ -57,7 +57,9 @@ class BulkDoors:
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
         run, task = _place(request)
-        arriving = await self._transfers.find(caller.name, request.path_params["id"])
+        arriving = await self._found(caller, request.path_params["id"])
+        if arriving is None:
+            return JSONResponse({"refused": "", "missing": True})
         if (arriving.upload.run, arriving.upload.task) != (run, task):
             raise NotFound(
                 "that upload is for another task.",
@@ -79,10 +81,9 @@ class BulkDoors:
         await self._service.presence.saw(caller.name, caller.role)
         limit = _largest_update(box)
         if _is_json(request):
-            arriving = await self._transfers.find(caller.name, (await message_of(request, UploadedMessage)).upload)
-            if (arriving.upload.run, arriving.upload.task) != (run, task) or len(arriving.have) < len(
-                arriving.upload.parts
-            ):
+            arriving = await self._found(caller, (await message_of(request, UploadedMessage)).upload)
+            is_for_this = arriving is not None and (arriving.upload.run, arriving.upload.task) == (run, task)
+            if arriving is None or not is_for_this or len(arriving.have) < len(arriving.upload.parts):
                 return JSONResponse({"refused": "", "missing": True})
             handle = arriving.upload.id
             content: bytes | memoryview = await asyncio.to_thread(self._transfers.spool.open, handle)
@@ -104,6 +105,13 @@ class BulkDoors:
             box.forget([handle])
         return JSONResponse({"refused": refused})
 
+    async def _found(self, caller: Caller, id: str) -> Arriving | None:
+        """An upload of the caller's; None if there is none, as when a restart let go of it: it is announced again."""
+        try:
+            return await self._transfers.find(caller.name, id)
+        except NotFound:
+            return None
+
     async def _refuse(self, caller: Caller, run: str, task: int, limit: int) -> str:
         reply = Malformed(task, caller.name, f"its update is larger than {limit} bytes")
         return await self._service.deliver(caller, run, reply)
@@ -111,20 +119,23 @@ class BulkDoors:
     async def _part(self, request: Request, caller: Caller) -> Response:
         id, number = request.path_params["id"], request.path_params["n"]
         digest = request.headers.get("x-part-digest", "")
-        is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
+        try:
+            is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
+        except NotFound:  # it was let go of, or another one was announced in its place: the sender announces it again
+            return JSONResponse({"refused": "", "missing": True})
         return JSONResponse({"refused": "", "damaged": not is_whole})
 
     # -------------------------------------------------------------------------------------------------- models, coming
 
     async def announce_blob(self, request: Request, caller: Caller) -> Response:
-        """Expect a model's file by parts; says which are here."""
+        """Expect a model's file by parts; says which are here, and its digest if it is whole."""
         upload = _upload(await message_of(request, UploadMessage), "", -1, caller.name)
         if upload.size_bytes > _LARGEST_MODEL:
             raise too_large(_LARGEST_MODEL)
         whole = range(len(upload.parts))
-        is_here = await asyncio.to_thread(self._blobs.has, upload.digest)
-        have = list(whole) if is_here else await self._transfers.announce(upload)
-        return JSONResponse({"upload": upload.id, "have": have})
+        if await asyncio.to_thread(self._blobs.has, upload.digest):
+            return JSONResponse({"upload": upload.id, "have": list(whole), "digest": upload.digest})
+        return JSONResponse({"upload": upload.id, "have": await self._transfers.announce(upload)})
 
     async def blob_part(self, request: Request, caller: Caller) -> Response:
         """A part of a model's file."""
@@ -136,7 +147,9 @@ class BulkDoors:
             content = await self._transfers.small(caller.name, request.stream(), INLINE_BYTES)
             return JSONResponse({"digest": await asyncio.to_thread(self._blobs.put, [content])})
         said = await message_of(request, UploadedMessage)
-        arriving = await self._transfers.find(caller.name, said.upload)
+        arriving = await self._found(caller, said.upload)
+        if arriving is None:
+            return JSONResponse({"missing": True})
         upload = arriving.upload
         if not await asyncio.to_thread(self._blobs.has, upload.digest):
             if len(arriving.have) < len(upload.parts):

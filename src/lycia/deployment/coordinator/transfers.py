@@ -52,7 +52,7 @@ NO_CAPS = Limits()
 
 
 @dataclass
-class _Arriving:
+class Arriving:
     """An upload as this process knows it: what is in the database, and who writes which part at this moment."""
 
     upload: Upload
@@ -77,7 +77,7 @@ class Transfers:
     ) -> None:  # fmt: skip
         """`heard`: is told that so many bytes came from a sender."""
         self.spool, self._db, self._now_s, self._heard, self._limits = spool, database, now_s, heard, limits
-        self._known: dict[str, _Arriving] = {}
+        self._known: dict[str, Arriving] = {}
         self._paces: dict[str, Pace] = {}
         self._places = asyncio.Semaphore(limits.bodies)
         self._forgetting: set[asyncio.Task[None]] = set()
@@ -97,7 +97,7 @@ class Transfers:
         await self._let_go(replaced)
         known = self._known.get(upload.id)
         if known is None:
-            self._remember(_Arriving(upload, set(have)))
+            self._remember(Arriving(upload, set(have)))
         return sorted(have)
 
     async def part(self, sender: str, id: str, number: int, digest: str, body: AsyncIterator[bytes]) -> bool:
@@ -135,7 +135,7 @@ class Transfers:
             arriving.have.add(number)
         return True
 
-    async def find(self, sender: str, id: str) -> _Arriving:
+    async def find(self, sender: str, id: str) -> Arriving:
         """An upload of this sender's.
 
         Raises: NotFound, if it has announced none of this name: it is nobody else's to see.
@@ -144,7 +144,7 @@ class Transfers:
         if arriving is None:
             found = await self._db.read(lambda connection: uploads.get_upload(connection, id))
             if found is not None:
-                arriving = self._known.get(id) or _Arriving(found[0], set(found[1]))
+                arriving = self._known.get(id) or Arriving(found[0], set(found[1]))
                 self._remember(arriving)
         if arriving is None or arriving.upload.node != sender:
             raise NotFound(
@@ -235,7 +235,7 @@ class Transfers:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _remember(self, arriving: _Arriving) -> None:
+    def _remember(self, arriving: Arriving) -> None:
         while len(self._known) >= _MOST_KNOWN:  # the database knows them all
             idle = next((id for id, known in self._known.items() if not known.writers), None)
             if idle is None:
@@ -244,7 +244,7 @@ class Transfers:
         self._known[arriving.upload.id] = arriving
 
     @asynccontextmanager
-    async def _writing(self, arriving: _Arriving, number: int) -> AsyncIterator[_Writer]:
+    async def _writing(self, arriving: Arriving, number: int) -> AsyncIterator[_Writer]:
         mine = _Writer()
         before = arriving.writers.get(number)
         arriving.writers[number] = mine

@@ -149,6 +149,8 @@ class Client:
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
         while True:
             said = self._call("POST", announce, message).json()
+            if "digest" in said:  # a file that is there already, whoever sent it
+                return dict(said)
             missing = sorted(set(range(len(message.parts))) - set(said.get("have", ())))
             said["refused"] = said.get("refused") or self._send_parts(
                 content, message, f"{announce}/{said['upload']}", missing
