@@ -52,7 +52,8 @@ class BulkDoors:
         if upload.size_bytes > limit:
             return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
         have = await self._transfers.announce(upload)
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+        parallel = self._transfers.parallel()
+        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""

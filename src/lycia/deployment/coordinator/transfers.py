@@ -17,7 +17,7 @@ from lycia.storage.spool import Spool
 from lycia.storage.uploads import Upload
 
 _PIECE_BYTES = 1 << 20
-_MOST_BODIES = 64
+_MOST_BODIES = 16  # more make nothing faster, and what is on its way when a connection breaks is sent again
 _MOST_KNOWN = 4096
 
 
@@ -195,6 +195,11 @@ class Transfers:
         wait_s = self._pace(receiver).wait_s(moved)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+
+    def parallel(self) -> int:
+        """How many parts of one upload may be on their way at once, as busy as it is here now."""
+        unfinished = sum(len(known.have) < len(known.upload.parts) for known in self._known.values())
+        return max(1, self._limits.bodies // max(unfinished, 1))
 
     # ------------------------------------------------------------------------------------------------ what is let go of
 
