@@ -43,7 +43,7 @@ def disk_full(place: object) -> StorageError:
     )
 
 
-def write_all(descriptor: int, piece: bytes | memoryview) -> None:
+def write_all(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
     """Write every byte of `piece`, in as many calls as the system wants."""
     rest = memoryview(piece)
     if rest.format != "B" or rest.ndim != 1:
