@@ -65,7 +65,9 @@ class Doors:
                 _route("POST", "/v1/runs/{run}/tasks/{task:int}/reply", self.only(self.reply, *member)),
                 _route("POST", "/v1/runs/{run}/tasks/{task:int}/upload", self.only(bulk.announce_update, *member)),
                 _route(
-                    "PUT", "/v1/runs/{run}/tasks/{task:int}/upload/{id}/{n:int}", self.only(bulk.update_part, *member)
+                    "PUT",
+                    "/v1/runs/{run}/tasks/{task:int}/upload/{id}/{number:int}",
+                    self.only(bulk.update_part, *member),
                 ),
                 _route("POST", "/v1/runs/{run}/tasks/{task:int}/update", self.only(bulk.update, *member)),
                 _route("POST", "/v1/invitations", self.only(self.invite, "operator")),
