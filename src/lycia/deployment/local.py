@@ -116,6 +116,10 @@ class Federation:
                 )
             time.sleep(0.05)
 
+    def pids(self) -> dict[str, int]:
+        """The processes that run now, by name; what they have started themselves is not among them."""
+        return {name: process.pid for name, process in list(self._processes.items())}
+
     def last_words(self, name: str) -> str:
         """The end of a process's log."""
         log = self.home / "logs" / f"{name}.log"
