@@ -13,7 +13,7 @@ from lycia.core.tensorfile import Tensor
 class Columns:
     """A block of one row whose pieces lie in a file, in their storage dtypes.
 
-    It is read as the array that it stands for: `rows[0, columns]`, `rows[0]`, `rows[:1]`; `np.asarray` makes that array.
+    It is read as the array that it stands for is: `rows[0, columns]`, `rows[0]`, `rows[:1]`; `np.asarray` makes that.
 
     Shapes: (1, size) float32.
     """

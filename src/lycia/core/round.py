@@ -402,8 +402,20 @@ def _exchange_of(current: Round, number: int) -> str:
     return current.tasks[number].exchange if number in current.tasks else TRAIN
 
 
+def most_asked(plan: Plan, population: int) -> int:
+    """How many updates a round may bring, with so many nodes to choose from."""
+    if isinstance(plan.schedule, Buffered):
+        return plan.schedule.size + plan.schedule.concurrency
+    candidates = plan.selector.candidates(_goal_of(plan, population))
+    return min(share(plan.over_selection, candidates), max(population, candidates))
+
+
+def _goal_of(plan: Plan, population: int) -> int:
+    return min(plan.selector.goal(population), population)
+
+
 def _goal(plan: Plan, current: Round) -> int:
-    return min(plan.selector.goal(current.opened.population), current.opened.population)
+    return _goal_of(plan, current.opened.population)
 
 
 def _wanted(plan: Plan, current: Round) -> int:

@@ -1,7 +1,6 @@
 """Files named by the SHA-256 of their bytes: models, updates, and whatever else is large and never changes."""
 
 import hashlib
-import mmap
 import os
 import re
 import tempfile
@@ -11,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from lycia.errors import NotFound, StorageError
-from lycia.storage.disk import AS_BYTES, in_words, make_folder, sync_folder, write_all
+from lycia.storage.disk import in_words, make_folder, map_file, sync_folder, write_all
+from lycia.storage.space import Scratch
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE_BYTES = 1 << 20
@@ -21,6 +21,9 @@ class BlobFolder:
     """Blobs in a folder of the local disk, each at ab/cdef… after the digest abcdef….
 
     A blob is durable when `put` or `commit` returns, is never written to again, and has no name before it is whole.
+
+    Attributes:
+      space: where large arrays lie that are to become blobs.
     """
 
     def __init__(self, root: Path, *, fsync: bool = True, read_only: bool = False) -> None:
@@ -31,6 +34,7 @@ class BlobFolder:
           read_only: leave the folder as it is, since another process may be writing at this moment.
         """
         self.root, self._fsync, self._arriving = root, fsync, root / "arriving"
+        self.space = Scratch(self._arriving)
         if read_only:
             return
         with in_words(root):
@@ -90,14 +94,9 @@ class BlobFolder:
         path = self.path(digest)
         with in_words(path):
             try:
-                descriptor = os.open(path, os.O_RDONLY | AS_BYTES)
+                return map_file(path)
             except FileNotFoundError:
                 raise _missing(digest) from None
-            try:
-                is_empty = os.fstat(descriptor).st_size == 0  # an empty file cannot be mapped
-                return memoryview(b"" if is_empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-            finally:
-                os.close(descriptor)
 
     def check(self, digest: str) -> None:
         """Do nothing if the blob's bytes are still those that its digest names.

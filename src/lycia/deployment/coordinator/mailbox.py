@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from lycia.core.admission import extras
 from lycia.core.layout import Layout
 from lycia.core.messages import BASELINE, Ask, Late, Reply, Scores, Summed, Updates, Vanished
+from lycia.core.needs import Needs
 from lycia.core.parts import Extra, Roster
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.wire import AskMessage, Shared
 from lycia.storage.blobs import BlobFolder
 
@@ -40,9 +42,13 @@ class Mailbox:
 
     def __init__(
         self, run: Run, presence: Presence, blobs: BlobFolder, outgoing: BlobFolder, now_s: Callable[[], float],
-        wake: Callable[[], None],
+        wake: Callable[[], None], promises: Promises | None = None,
     ) -> None:  # fmt: skip
-        """`blobs` keeps what came in; `outgoing` what is sent, which can be made again and need not be durable."""
+        """`blobs` keeps what came in; `outgoing` what is sent, which can be made again and need not be durable.
+
+        `promises`: what all runs on these disks have been promised.
+        """
+        self._promises = promises or Promises()
         self.run, self._presence, self._blobs, self._outgoing = run, presence, blobs, outgoing
         self._now_s, self._wake = now_s, wake
         self._open: dict[str, dict[int, _Open]] = {}
@@ -58,6 +64,19 @@ class Mailbox:
     async def roster(self, at_least: int) -> Roster:
         """Everyone who is there, once there are enough."""
         return await self._presence.wait_roster(at_least)
+
+    async def check_space(self, needs: Needs) -> None:
+        """Do nothing if the disks have room for the next round beside what other runs have been promised.
+
+        Raises: StorageError.
+        """
+        lasting = needs.updates_bytes + needs.kept_bytes + needs.scratch_bytes
+        before = self.bytes_up
+        self._promises.promise(
+            self.run.id,
+            [(self._blobs.root, lasting), (self._outgoing.root, needs.sent_bytes)],
+            arrived_bytes=lambda: self.bytes_up - before,
+        )
 
     async def send(self, ask: Ask) -> None:
         """Put the ask into the box of each of its nodes, and wake those that wait at the door."""
@@ -156,6 +175,7 @@ class Mailbox:
           taken: (task, node) of what was written down, though its node could not be told any more.
         """
         self._open.clear()
+        self._promises.end(self.run.id)
         self._listening.set()
         for kind in ("model", "told"):
             for digest in self._made.pop(kind, {}).values():
