@@ -66,7 +66,7 @@ def test_the_promise_of_a_run_ends_with_it(tmp_path: Path, monkeypatch: pytest.M
         await one.box.check_space(Needs(3000, 1000, 2000, 1000))
         with pytest.raises(StorageError, match="7 KB"):
             await two.box.check_space(Needs(3000, 1000, 2000, 1000))
-        one.box.bytes_up += 3000
+        one.box.announced("an update", 3000)
         with pytest.raises(StorageError, match="6 KB are free"):
             await two.box.check_space(Needs(3000, 1000, 2000, 1000))
         one.box.dismiss()
@@ -89,7 +89,7 @@ def test_a_round_that_would_not_fit_is_not_asked_and_goes_on_once_there_is_room(
     assert state == "paused"
     assert "the next round needs" in reason
     assert "0 bytes are free" in reason
-    assert str(pair.coordinator.home / "blobs") in reason
+    assert str(pair.coordinator.home / "spool") in reason
     assert "lycia resume" in reason
     assert pair.facts(run)["records"] == []
     assert pair.north.poll(0.0) is None

@@ -5,7 +5,6 @@ Every call that only POSIX has stands here, with what other systems get instead.
 
 import asyncio
 import errno
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -105,32 +104,6 @@ def _nearest(folder: Path) -> Path:
     return folder
 
 
-def reserve(descriptor: int, size_bytes: int) -> None:
-    """Make the file so long, of zeros for which the disk has room.
-
-    Raises: OSError, if it has none.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size_bytes)
-        return
-    zeros = bytes(_PIECE_BYTES)
-    for start in range(0, size_bytes, _PIECE_BYTES):
-        write_all(descriptor, zeros[: size_bytes - start])
-
-
-def map_file(path: Path) -> memoryview:
-    """The bytes of a file, mapped and not read: a part that nobody looks at costs no memory.
-
-    Raises: OSError.
-    """
-    descriptor = os.open(path, os.O_RDONLY | AS_BYTES)
-    try:
-        is_empty = os.fstat(descriptor).st_size == 0  # an empty file cannot be mapped
-        return memoryview(b"" if is_empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    finally:
-        os.close(descriptor)
-
-
 def write_all(descriptor: int, piece: bytes | memoryview) -> None:
     """Write every byte of `piece`, in as many calls as the system wants."""
     rest = memoryview(piece)
@@ -138,6 +111,35 @@ def write_all(descriptor: int, piece: bytes | memoryview) -> None:
         rest = rest.cast("B")
     while rest.nbytes:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def pwrite_all(descriptor: int, piece: bytes | memoryview, start: int) -> None:
+    """Write every byte of `piece` at `start`. Where the system cannot do both at once, nobody else may write there."""
+    if not hasattr(os, "pwrite"):
+        os.lseek(descriptor, start, os.SEEK_SET)
+        write_all(descriptor, piece)
+        return
+    rest = memoryview(piece)
+    while rest.nbytes:
+        done = os.pwrite(descriptor, rest, start)
+        rest, start = rest[done:], start + done
+
+
+def reserve(descriptor: int, size_bytes: int) -> None:
+    """Give the file this size, and the room for it where the system can promise that."""
+    os.ftruncate(descriptor, size_bytes)
+    if size_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size_bytes)
+
+
+def fill(descriptor: int, size_bytes: int) -> None:
+    """Give a new file this size, of zeros that have their room: whoever writes over them never finds the disk full."""
+    if hasattr(os, "posix_fallocate"):
+        reserve(descriptor, size_bytes)
+        return
+    zeros = bytes(_PIECE_BYTES)
+    for start in range(0, size_bytes, _PIECE_BYTES):
+        write_all(descriptor, zeros[: size_bytes - start])
 
 
 def sync_file(path: Path) -> None:

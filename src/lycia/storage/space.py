@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lycia.core.space import is_large
-from lycia.storage.disk import in_words, make_folder, reserve
+from lycia.storage.disk import fill, in_words, make_folder
 
 
 class Scratch:
@@ -29,5 +29,5 @@ class Scratch:
         with in_words(self._folder):
             make_folder(self._folder, fsync=False)
             with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-                reserve(file.fileno(), size_bytes)  # a page that finds no room when it is written to ends the process
+                fill(file.fileno(), size_bytes)  # a page that finds no room when it is written to ends the process
                 return np.frombuffer(mmap.mmap(file.fileno(), size_bytes), dtype)

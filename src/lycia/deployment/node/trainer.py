@@ -30,7 +30,8 @@ from lycia.deployment.wire import AskMessage
 from lycia.errors import LyciaError, TrainingError
 from lycia.runtime.apps import load_app, own_failure
 from lycia.runtime.threads import one_thread
-from lycia.storage.disk import map_file, replace_file
+from lycia.storage.blobs import mapped
+from lycia.storage.disk import replace_file
 from lycia.storage.node_state import NodeState
 from lycia.storage.space import Scratch
 
@@ -107,7 +108,8 @@ def _model(layout: Layout, model: Path, base: Path | None, space: Space) -> Mode
 
 def _content(path: Path) -> bytes | memoryview:
     """What is in a file; a large one is mapped, and a small one is not, since Windows keeps what is mapped."""
-    return map_file(path) if is_large(path.stat().st_size) else path.read_bytes()
+    content = mapped(path) if is_large(path.stat().st_size) else None
+    return path.read_bytes() if content is None else content
 
 
 def _note(said: str) -> None:
