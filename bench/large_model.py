@@ -87,14 +87,14 @@ def write_first_model(path: Path, floats: int) -> None:
 
 @contextmanager
 def watched(federation: Federation) -> Iterator[Counter[str]]:
-    """The most bytes of memory that each process of the federation took, with those that it started."""
+    """The most bytes of memory that each member of the federation took, with those that it started."""
     most: Counter[str] = Counter()
     done = threading.Event()
 
     def sample() -> None:
         while not done.wait(_SAMPLE_S):
-            for name, pid in federation.pids().items():
-                most[name] = max(most[name], sum(map(own_memory, (pid, *children_of(pid)))))
+            for name, pids in federation.processes().items():
+                most[name] = max(most[name], sum(map(own_memory, pids)))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -103,14 +103,6 @@ def watched(federation: Federation) -> Iterator[Counter[str]]:
     finally:
         done.set()
         sampler.join()
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:  # it has ended
-        return []
 
 
 if __name__ == "__main__":
