@@ -87,7 +87,7 @@ def write_first_model(path: Path, floats: int) -> None:
 
 @contextmanager
 def watched(federation: Federation) -> Iterator[Counter[str]]:
-    """The most bytes of memory that each member of the federation took, with those that it started."""
+    """The most bytes of memory that each member of the federation took."""
     most: Counter[str] = Counter()
     done = threading.Event()
 
