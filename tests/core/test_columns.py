@@ -95,5 +95,6 @@ def test_a_large_narrow_model_is_written_and_read_back_bit_for_bit(monkeypatch: 
     monkeypatch.setattr(space, "LARGE_BYTES", 1)
     assert b"".join(layout.file(model)) == small
     assert read_model(layout, tensorfile.read(small)[0]).trained.tobytes() == model.trained.tobytes()
+    assert [type(tensor) for tensor in layout.tensors(model).values()] == [Narrowed, Tensor, Tensor]
     assert layout.is_exact("trained", model.trained)
     assert not layout.is_exact("trained", model.trained + np.float32(1e-3))

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lycia.core import tensorfile
-from lycia.core.space import MEMORY, Space, blocks, is_large
+from lycia.core.space import BLOCK, MEMORY, Space, blocks, is_large
 from lycia.core.tensorfile import ITEM_BYTES, Stored, Tensor
 from lycia.errors import LayoutError
 
@@ -332,7 +332,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A large tensor that takes on its storage dtype as it is written: it never stands in memory as a whole."""
+    """A tensor that takes on its storage dtype as it is written: it never stands in memory as a whole."""
 
     values: np.ndarray
     dtype: str
@@ -353,7 +353,7 @@ def stored(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Stored:
 
     Shapes: values (size,), of as many numbers as `shape` has.
     """
-    if values.dtype.name != dtype and is_large(values.nbytes):
+    if values.dtype.name != dtype and values.size > BLOCK:
         return Narrowed(values, dtype, shape)
     return Tensor(dtype, shape, Tensor.of(narrow(values, dtype)).data)
 

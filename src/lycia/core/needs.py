@@ -17,7 +17,7 @@ class Needs:
 
     Attributes:
       updates_bytes: what its nodes send, all together.
-      sent_bytes: the model, as they are sent it.
+      sent_bytes: the model as they are sent it; nothing, where that is the very file that is kept.
       kept_bytes: the next model, with what is kept beside it.
       scratch_bytes: what lies on disk only while the round is closed.
     """
@@ -34,10 +34,11 @@ def needs_of(run: Run, carried: Carried, population: int) -> Needs:
     trained, slots = 4 * layout.size("trained"), sum(array.nbytes for array in carried.slots.values())
     narrow = any(leaf.dtype not in ("float32", "float64") for leaf, _ in layout.places("trained"))
     apart = trained if narrow else 0  # once as it is computed with, beside its file; once rounded, as it is sent
+    as_kept = not narrow and all(leaf.segment in ("trained", "statistics") for leaf in layout.leaves)
     whole_sum = 2 * trained if plan.stages else 0
     return Needs(
         most_asked(plan, population) * update_bytes(layout, plan),
-        _file_bytes(layout, ("trained", "statistics")),
+        0 if as_kept else _file_bytes(layout, ("trained", "statistics")),
         _file_bytes(layout, ("trained", "statistics", "local")) + slots + apart,
         trained + slots + whole_sum + apart,
     )
