@@ -53,7 +53,8 @@ class BulkDoors:
             return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
         have = await self._transfers.announce(upload)
         box.announced(upload.id, upload.size_bytes)
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+        parallel = self._transfers.parallel()
+        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
