@@ -320,6 +320,7 @@ class Runs:
             run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held,
             store.blob_of, self._promises,
         )  # fmt: skip
+        await box.check_held()
         return _Live(run, store, box, clock), model
 
     async def _watch(self, live: _Live, model: Model) -> None:
