@@ -106,6 +106,25 @@ def replace_file(path: Path, data: bytes, *, fsync: bool) -> None:
             sync_folder(path.parent)
 
 
+def replace_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """As `replace_file`, durably, with what `fill` makes of an empty file that only this user may read.
+
+    Raises: StorageError, if it cannot be written; what `fill` raises. The old file is then still there.
+    """
+    half_written = path.with_name(f"{path.name}.part")
+    with in_words(path):
+        os.close(os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600))
+        try:
+            fill(half_written)
+            sync_file(half_written)
+            half_written.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                half_written.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
 class GrowingFile:
     """A file that is only ever added to, and of which the first `size_bytes` were acknowledged.
 
