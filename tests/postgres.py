@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: a throw-away cluster on a port of this machine, that can be ended and started again."""
+"""A PostgreSQL of the tests' own: a throw-away cluster on a port of this machine, to be ended and started at will."""
 
 import os
 import shutil

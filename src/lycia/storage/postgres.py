@@ -38,7 +38,8 @@ _SECRET = ("password", "sslpassword", "passfile")
 # A server asks a silent peer after 10 s, and gives it up after 25: a machine that died does not keep its lock for long.
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _SETTINGS = (
-    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') IN ('off', 'local')",
     "SET idle_in_transaction_session_timeout = 0",
     "SET statement_timeout = 0",
     *(f"SET tcp_{name} = {value}" for name, value in _ALIVE.items()),
@@ -177,7 +178,7 @@ class Postgres:
             return StorageError(
                 f"the database {self.told} cannot be reached: {said}.",
                 why="the server is away, or refuses this user; nothing was acknowledged that it does not have.",
-                do="start the server, or mend the URL, user or password; a run that paused goes on with `lycia resume`.",
+                do="start the server, or mend the URL, user or password; then `lycia resume` the runs that paused.",
             )
         if isinstance(cause, psycopg.OperationalError) or state.startswith(("25", "42501", "28", "3D")):
             return StorageError(
