@@ -249,7 +249,7 @@ def test_what_is_written_waits_for_the_servers_disk_whatever_the_database_says(u
 def test_what_cannot_be_opened_is_told_in_words_and_without_the_password(url: str, postgres: Cluster):
     away = url.replace(str(postgres.port), "1")
     for wrong in (url.replace(PASSWORD, "wrong-secret"), f"{url}_is_not_there", away, f"{away}?password=wrong-secret"):
-        with pytest.raises(StorageError, match="postgresql://lycia@127.0.0.1") as refused:
+        with pytest.raises(StorageError, match=r"postgresql://lycia@127\.0\.0\.1") as refused:
             Database(wrong)
         assert "secret" not in str(refused.value)
         assert PASSWORD not in str(refused.value)

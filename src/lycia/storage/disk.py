@@ -82,7 +82,7 @@ def make_folder(folder: Path, *, fsync: bool) -> None:
         sync_folder(folder.parent)
 
 
-def replace_file(path: Path, data: bytes, *, fsync: bool) -> None:
+def replace_file(path: Path, data: bytes | memoryview, *, fsync: bool) -> None:
     """Put `data` where the file at `path` is, in one step: whoever reads it finds the old bytes or the new ones.
 
     Raises: StorageError, if it cannot be written; the old file is then still there.

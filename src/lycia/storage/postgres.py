@@ -51,7 +51,7 @@ _WAITS_FOR_LOCK_S = 5.0
 class Postgres:
     """The `Dialect` of PostgreSQL."""
 
-    watch_s = 5.0
+    watch_s: float | None = 5.0
 
     def __init__(self, url: URL, busy_timeout_s: float, patience_s: float) -> None:
         if not url.database:
@@ -233,7 +233,7 @@ class Postgres:
         def set_up(connection: "psycopg.Connection[Any]", _: object) -> None:
             before, connection.autocommit = connection.autocommit, True
             for one in (*_SETTINGS, *settings):
-                connection.execute(one)  # type: ignore[arg-type]  # they stand on this page
+                connection.execute(one)
             if purpose:
                 self._replace_backend(connection, purpose)
             connection.autocommit = before
@@ -264,7 +264,7 @@ def without_password(url: URL) -> str:
 
 
 def _one(connection: "psycopg.Connection[Any]", question: str) -> Any:
-    row = connection.execute(question).fetchone()  # type: ignore[arg-type]  # they stand on this page
+    row = connection.execute(question).fetchone()
     return row[0] if row else None
 
 

@@ -22,7 +22,8 @@ def sqlite_url(path: Path) -> str:
 class Sqlite:
     """The `Dialect` of SQLite. That only one process writes is seen to by whoever opens the folder."""
 
-    patience_s, watch_s = 0.0, None
+    patience_s = 0.0
+    watch_s: float | None = None
 
     def __init__(self, url: URL, busy_timeout_s: float) -> None:
         if url.database in (None, "", ":memory:") or url.query:

@@ -20,7 +20,7 @@ def upgrade() -> None:
         found = connection.scalar(sa.text("SELECT value FROM settings WHERE key = 'schema'"))
         if found != _ADOPTED:
             raise StorageError(
-                f"the database has schema {found}, and this version works with schema {_ADOPTED} and all that came after.",
+                f"the database has schema {found}, and this version works with {_ADOPTED} and what came after.",
                 why="it was made by another version.",
                 do="go on with the version that made it, or start with a new database.",
             )
