@@ -80,6 +80,7 @@ def test_simulated_and_deployed_end_with_the_same_bits(name: str, tmp_path: Path
     assert real["state"] == simulated.state == "finished"
 
 
+@pytest.mark.slow
 def test_with_its_state_in_postgresql_a_coordinator_that_is_killed_ends_with_the_same_bits(
     tmp_path: Path, postgres: Cluster
 ):

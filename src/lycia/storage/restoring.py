@@ -74,8 +74,8 @@ def restore(source: Path, home: Path, database: str = "") -> dict[str, Any]:
                 _set_back(connection, blobs, run, str(pack.about["made"]))
         set_setting(connection, _RESTORED, mark)
     if server is not None:
-        _move(file, server)
         note_database(home, database)
+        _move(file, server)
     return _end(home, pack, database)
 
 
@@ -90,9 +90,7 @@ def _begin(home: Path, server: Dialect | None, database: str) -> str | None:
             do="give another folder with --home.",
         )
     if server is not None and not _is_empty(server):
-        with reading(database) as connection:
-            is_ours = mark != "" and setting(connection, _RESTORED) == mark
-        if is_ours:
+        if mark and _was_restored(database, mark):
             return None
         raise StorageError(
             f"the database {server.told} is not empty.",
@@ -108,6 +106,11 @@ def _begin(home: Path, server: Dialect | None, database: str) -> str | None:
             path = home / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return mark
+
+
+def _was_restored(database: str, mark: str) -> bool:
+    with reading(database) as connection:
+        return setting(connection, _RESTORED) == mark
 
 
 def _end(home: Path, pack: Pack, database: str) -> dict[str, Any]:
