@@ -1,5 +1,6 @@
 """`lycia scrub` names what is damaged, and is silent about what is sound, also while a coordinator works."""
 
+import asyncio
 import json
 import shutil
 import sqlite3
@@ -12,9 +13,13 @@ import pytest
 
 from lycia import simulate
 from lycia.runtime.apps import load_app
+from lycia.storage import parts
+from lycia.storage.blobs import BlobFolder
+from lycia.storage.database import Database, sqlite_url
 from lycia.storage.findings import Damage, Findings
 from lycia.storage.scrub import scrub
 from lycia.storage.scrub_run import scrub_run
+from lycia.storage.uploads import Upload, announce, note_part
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.kept import Left, begin, leave, play
@@ -96,6 +101,52 @@ def test_the_newest_model_is_what_the_run_needs_to_go_on(home: Path, run: str):
     assert newest.run == run
     assert newest.means == "the run cannot go on."
     assert f"lycia model {run} --round N" in newest.do
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
+def test_an_update_that_the_open_round_has_heard_is_named_if_it_is_damaged(
+    home: Path, run: str, harm: Callable[[Path], None]
+):
+    (update,) = (home / "spool").iterdir()
+    harm(update)
+    damage = only(scrub(home), update)
+    assert "heard, of north," in damage.what
+    assert damage.run == run
+    assert "The rounds that ended" in damage.means
+
+
+def test_an_update_that_is_on_its_way_is_checked_as_far_as_it_has_come(home: Path, run: str):
+    def expects(number: int) -> Upload:
+        """Two parts, of which the first one is here."""
+        content = [bytes([number]) * parts.PART_BYTES, b"the rest"]
+        upload = Upload(run, number, "south", parts.PART_BYTES + 8, tuple(parts.digests(piece)[0] for piece in content))
+        (home / "spool" / upload.id).write_bytes(content[0] + bytes(8))
+        database = Database(sqlite_url(home / "lycia.db"))
+        asyncio.run(database.write(lambda connection: announce(connection, upload)))
+        asyncio.run(database.write(lambda connection: note_part(connection, upload.id, 0)))
+        database.close()
+        return upload
+
+    sound, damaged = expects(90), expects(91)
+    assert (scrub(home).damages, scrub(home).orphans) == ((), ())
+    path = home / "spool" / damaged.id
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    damage = only(scrub(home), path)
+    assert "south is sending is damaged: part 0" in damage.what
+    assert len(scrub(home).damages) == 1
+    assert (home / "spool" / sound.id).exists()
+
+
+def test_the_list_of_a_large_blobs_parts_is_checked(home: Path):
+    blobs = BlobFolder(home / "blobs")
+    digest = blobs.put([bytes(parts.PART_BYTES), b"more"])
+    ask(home, f"INSERT INTO models SELECT id, 7, '{digest}' FROM runs")
+    listed = blobs.files(digest)[1]
+    found = scrub(home)
+    assert [damage.what for damage in found.damages if "list" in damage.what] == []
+    listed.write_text("nonsense")
+    damage = only(scrub(home), listed)
+    assert "is made again" in damage.do
 
 
 @pytest.mark.parametrize(

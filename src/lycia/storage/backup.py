@@ -28,7 +28,7 @@ from lycia.storage.homes import BLOBS, DATABASE, KEYS, check_is_home, database_o
 from lycia.storage.packs import Packing
 from lycia.storage.runs import list_runs, models_of_run
 from lycia.storage.sqlite import copy_file, sqlite_url
-from lycia.storage.tables import EVENTS, METADATA, RUNS, SETTINGS
+from lycia.storage.tables import EVENTS, METADATA, PARTS, RUNS, SETTINGS, UPLOADS
 
 _TRIES = 100
 _OWN = ("schema", "ticket")  # settings that belong to one database, and not to what is kept in it
@@ -129,6 +129,8 @@ def _copy(url: str, copy: Path) -> None:
 
 
 def _leave_out_what_is_open(connection: Connection) -> None:
+    for table in (PARTS, UPLOADS):
+        connection.execute(delete(table))
     for run in connection.scalars(select(RUNS.c.id)).all():
         of_run = EVENTS.c.run == run
         lines = connection.execute(select(EVENTS.c.seq, EVENTS.c.line).where(of_run).order_by(EVENTS.c.seq)).all()

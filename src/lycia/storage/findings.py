@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lycia.errors import LyciaError, NotFound, StorageError
+from lycia.errors import LyciaError, NotFound, StorageError, TensorFileError
+from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.disk import in_words
 
@@ -70,7 +71,7 @@ class Look:
                 self.looked[path] = ""
             except NotFound:
                 self.looked[path] = "is missing"
-            except StorageError as error:
+            except (StorageError, TensorFileError) as error:
                 self.looked[path] = f"is damaged: {error.what}"
         return self.looked[path]
 
@@ -84,7 +85,23 @@ class Look:
         wrong = self.sound(path, lambda: blobs.check(digest))
         if wrong:
             self.damages.append(damage(f"{called} {wrong}", str(path)))
-        return not wrong
+            return False
+        self._list(blobs, digest)
+        return True
+
+    def _list(self, blobs: BlobFolder, digest: str) -> None:
+        path = blobs.files(digest)[1]
+        if path in self.looked or not path.exists():
+            return
+        try:
+            is_right = parts.digest_of(blobs.size(digest), blobs.parts(digest)) == digest
+        except ValueError:
+            is_right = False
+        self.looked[path] = "" if is_right else "is damaged"
+        if not is_right:
+            means = "nodes refuse what they fetch of that blob; the blob itself is sound."
+            what = f"the list of the parts of the blob {digest[:12]}… is damaged."
+            self.damages.append(Damage(what, means, f"delete {path}; it is made again", file=str(path)))
 
     def attempt(self, damage: Callable[[str], Damage], step: Callable[[], _T]) -> _T | None:
         """What `step` returns; None if it raises one of our errors, which is damage then."""

@@ -7,7 +7,7 @@ from lycia.storage.dialects import dialect_of
 from lycia.storage.disk import in_words, replace_file
 from lycia.storage.sqlite import sqlite_url
 
-DATABASE, BLOBS, OUTGOING = "lycia.db", "blobs", "outgoing"
+DATABASE, BLOBS, SPOOL, OUTGOING = "lycia.db", "blobs", "spool", "outgoing"
 CERTIFICATE, CERTIFICATE_KEY, OPERATOR_KEY, SESSION_SECRET = (
     "certificate.pem", "certificate.key", "operator.pem", "session.secret",
 )  # fmt: skip

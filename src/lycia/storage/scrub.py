@@ -6,26 +6,28 @@ nothing refers to is looked for only while nobody serves, since a file is writte
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select, text
 
 from lycia.catalogue import plan_from_json
 from lycia.core import round as rounds
-from lycia.core.events import Event, Heard, from_json
+from lycia.core import tensorfile
+from lycia.core.events import Closed, Event, Heard, from_json
 from lycia.core.layout import Layout
 from lycia.core.round import Round, Run
-from lycia.errors import JournalError, LyciaError, PlanError, StorageError
-from lycia.storage import carrying
-from lycia.storage.blobs import BlobFolder
+from lycia.errors import JournalError, LyciaError, NotFound, PlanError, StorageError
+from lycia.storage import carrying, parts
+from lycia.storage.blobs import BlobFolder, mapped
 from lycia.storage.database import Connection, reading
 from lycia.storage.facts import StoredRun
 from lycia.storage.findings import Damage, Findings, Look, files_in
-from lycia.storage.homes import BLOBS, KEYS, check_is_home, check_whole, database_of
+from lycia.storage.homes import BLOBS, KEYS, SPOOL, check_is_home, check_whole, database_of
 from lycia.storage.runs import list_runs, models_of_run, records_of_run
 from lycia.storage.tables import EVENTS, RECORDS, RUNS
+from lycia.storage.uploads import Upload, get_upload, upload_id, uploads_of_run
 
+_OVER = ("finished", "stopped")
 _RESTORE = "restore {} from a backup"
 _MODEL_FROM_BEFORE = "or start a new run from a model that is sound: `lycia model {} --round N`, `lycia start --from`"
 _REST_IS_SOUND = "The rounds that ended, and their models, are not affected."
@@ -52,6 +54,7 @@ def scrub(home: Path, database: str = "", *, is_served: bool = False) -> Finding
 
 def _look(home: Path, database: str, is_served: bool) -> Findings:
     url, look, blobs = database_of(home, database), Look(), BlobFolder(home / BLOBS, read_only=True)
+    spool = home / SPOOL
     look.damages += _keys(home)
     referred: set[Path] = set()
     runs: list[StoredRun] = []
@@ -60,7 +63,7 @@ def _look(home: Path, database: str, is_served: bool) -> Findings:
             look.damages += _database(connection)
             runs = list_runs(connection)
             for run in runs:
-                referred |= _run(connection, blobs, run, look)
+                referred |= {*_run(connection, blobs, run, look), *_updates(connection, spool, run, look)}
     except StorageError as error:
         if "damaged" not in error.what:
             raise
@@ -71,7 +74,8 @@ def _look(home: Path, database: str, is_served: bool) -> Findings:
         return Findings(tuple(look.damages), None, len(runs), len(look.looked))
     # What is damaged may have been what refers to a file: nothing is called an orphan then.
     is_known = not is_served and not look.damages
-    orphans = tuple(path for path in files_in(blobs.root) if path not in referred) if is_known else None
+    there = (*files_in(blobs.root), *files_in(spool)) if is_known else ()
+    orphans = tuple(path for path in there if path not in referred) if is_known else None
     return Findings(tuple(look.damages), orphans, len(runs), len(look.looked))
 
 
@@ -125,12 +129,7 @@ def _run(connection: Connection, blobs: BlobFolder, row: StoredRun, look: Look) 
     for model in models_of_run(connection, row.id):
         referred += [model.digest, *_model(blobs, row, model.round, model.digest, look)]
     look.damages += _records(connection, row)
-    handles = _journal(connection, row, look)
-    for handle in handles:
-        means = f"the open round cannot be closed. {_REST_IS_SOUND}"
-        update = "an update that the open round has heard"
-        look.blob(blobs, handle, update, partial(damage, means=means))
-    return {blobs.path(digest) for digest in (*referred, *handles) if _is_digest(blobs, digest)}
+    return {path for digest in referred if _is_digest(blobs, digest) for path in blobs.files(digest)}
 
 
 def _model(blobs: BlobFolder, row: StoredRun, number: int, digest: str, look: Look) -> list[str]:
@@ -165,8 +164,62 @@ def _records(connection: Connection, row: StoredRun) -> Iterator[Damage]:
         yield damage(f"a record cannot be read: {error}.")
 
 
-def _journal(connection: Connection, row: StoredRun, look: Look) -> list[str]:
-    """Looks at the open round's journal; returns where the updates lie that it has heard."""
+def _updates(connection: Connection, spool: Path, row: StoredRun, look: Look) -> set[Path]:
+    """Looks at the open round's journal, and at the updates that it has heard or that are on their way."""
+    if row.state in _OVER:
+        return set()
+    referred = set()
+    for event in _journal(connection, row, look):
+        for node, handle in zip(event.nodes, event.handles, strict=True):
+            if handle:
+                referred.add(spool / handle)
+                _heard(spool / handle, row, event, node, look)
+    for id in uploads_of_run(connection, row.id):
+        referred.add(spool / id)
+        if (known := get_upload(connection, id)) is not None:
+            _on_its_way(spool / id, row, *known, look)
+    return referred
+
+
+def _heard(path: Path, row: StoredRun, event: Heard, node: str, look: Look) -> None:
+    def check() -> None:
+        content = mapped(path)
+        if content is None:
+            raise NotFound("it is missing.", why="something has removed it.", do="restore it from a backup.")
+        tensorfile.read(content)
+        is_sum = event.handles.count(path.name) > 1  # its name follows from those of the updates in it
+        digest = parts.digest_of(content.nbytes, parts.digests(content))
+        if not is_sum and upload_id(row.id, event.task, node, digest) != path.name:
+            raise StorageError("its bytes have changed.", why="it was whole.", do="restore it from a backup.")
+
+    is_new = path not in look.looked
+    wrong = look.sound(path, check)
+    if wrong and is_new:
+        means = f"the open round cannot be closed, or would be closed with what is wrong. {_REST_IS_SOUND}"
+        do = f"stop the run, {_RESTORE.format('the file')}, {_MODEL_FROM_BEFORE.format(row.id)}"
+        what = f"an update that the open round has heard, of {node}, {wrong.rstrip('.')}."
+        look.damages.append(Damage(what, means, do, row.id, file=str(path)))
+
+
+def _on_its_way(path: Path, row: StoredRun, upload: Upload, arrived: frozenset[int], look: Look) -> None:
+    content = mapped(path)
+    if content is None or path in look.looked:
+        return  # it is announced again, and begun again, by its node
+    damaged = [
+        number
+        for number in sorted(arrived)
+        if parts.digests(content[parts.place(upload.size_bytes, number)]) != (upload.parts[number],)
+    ]
+    look.looked[path] = f"is damaged: part {damaged[0]} has changed" if damaged else ""
+    if damaged:
+        means = f"it is refused when it is whole, or changes the round's model. {_REST_IS_SOUND}"
+        do = f"stop the coordinator, delete {path}, and start it again: {upload.node} sends it again"
+        what = f"an update that {upload.node} is sending {look.looked[path]}."
+        look.damages.append(Damage(what, means, do, row.id, file=str(path)))
+
+
+def _journal(connection: Connection, row: StoredRun, look: Look) -> list[Heard]:
+    """Looks at the open round's journal; returns what it has heard, if that is still needed."""
     lines = connection.execute(select(EVENTS).where(EVENTS.c.run == row.id).order_by(EVENTS.c.seq)).all()
     if not lines:
         return []
@@ -183,11 +236,10 @@ def _journal(connection: Connection, row: StoredRun, look: Look) -> list[str]:
     events = look.attempt(damage, lambda: [from_json(line.line) for line in lines])
     if events is None:
         return []
-    current = look.attempt(damage, lambda: replayed(row, events))
-    if current is None or current.model:  # when the model is made, the updates are gone
+    look.attempt(damage, lambda: replayed(row, events))
+    if any(isinstance(event, Closed) for event in events):  # when the model is made, the updates are gone
         return []
-    heard = {handle for event in events if isinstance(event, Heard) for handle in event.handles}
-    return sorted(heard - {""})
+    return [event for event in events if isinstance(event, Heard)]
 
 
 def replayed(row: StoredRun, events: list[Event]) -> Round | None:

@@ -31,9 +31,11 @@ from lycia.storage.homes import (
     OPERATOR_KEY,
     OUTGOING,
     SESSION_SECRET,
+    SPOOL,
     database_of,
     note_database,
 )
+from lycia.storage.spool import Spool
 
 _BACKLOG = 2048
 
@@ -85,6 +87,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         database,
         blobs,
         outgoing,
+        Spool(home / SPOOL),
         url,
         certificate_pin(pem),
         _secret(home),
