@@ -12,20 +12,20 @@ from sqlalchemy import select, text
 
 from lycia.catalogue import plan_from_json
 from lycia.core import round as rounds
-from lycia.core import tensorfile
-from lycia.core.events import Closed, Event, Heard, from_json
+from lycia.core.events import Event, Heard, from_json
 from lycia.core.layout import Layout
 from lycia.core.round import Round, Run
-from lycia.errors import JournalError, LyciaError, NotFound, PlanError, StorageError
+from lycia.errors import JournalError, LyciaError, PlanError, StorageError
 from lycia.storage import carrying, parts
 from lycia.storage.blobs import BlobFolder, mapped
 from lycia.storage.database import Connection, reading
 from lycia.storage.facts import StoredRun
 from lycia.storage.findings import Damage, Findings, Look, files_in
+from lycia.storage.heard import check_heard, heard_updates
 from lycia.storage.homes import BLOBS, KEYS, SPOOL, check_is_home, check_whole, database_of
 from lycia.storage.runs import list_runs, models_of_run, records_of_run
 from lycia.storage.tables import EVENTS, RECORDS, RUNS
-from lycia.storage.uploads import Upload, get_upload, upload_id, uploads_of_run
+from lycia.storage.uploads import Upload, get_upload, uploads_of_run
 
 _OVER = ("finished", "stopped")
 _RESTORE = "restore {} from a backup"
@@ -169,11 +169,9 @@ def _updates(connection: Connection, spool: Path, row: StoredRun, look: Look) ->
     if row.state in _OVER:
         return set()
     referred = set()
-    for event in _journal(connection, row, look):
-        for node, handle in zip(event.nodes, event.handles, strict=True):
-            if handle:
-                referred.add(spool / handle)
-                _heard(spool / handle, row, event, node, look)
+    for event, node, handle in heard_updates(_journal(connection, row, look)):
+        referred.add(spool / handle)
+        _heard(spool, row, event, node, handle, look)
     for id in uploads_of_run(connection, row.id):
         referred.add(spool / id)
         if (known := get_upload(connection, id)) is not None:
@@ -181,19 +179,10 @@ def _updates(connection: Connection, spool: Path, row: StoredRun, look: Look) ->
     return referred
 
 
-def _heard(path: Path, row: StoredRun, event: Heard, node: str, look: Look) -> None:
-    def check() -> None:
-        content = mapped(path)
-        if content is None:
-            raise NotFound("it is missing.", why="something has removed it.", do="restore it from a backup.")
-        tensorfile.read(content)
-        is_sum = event.handles.count(path.name) > 1  # its name follows from those of the updates in it
-        digest = parts.digest_of(content.nbytes, parts.digests(content))
-        if not is_sum and upload_id(row.id, event.task, node, digest) != path.name:
-            raise StorageError("its bytes have changed.", why="it was whole.", do="restore it from a backup.")
-
+def _heard(spool: Path, row: StoredRun, event: Heard, node: str, handle: str, look: Look) -> None:
+    path = spool / handle
     is_new = path not in look.looked
-    wrong = look.sound(path, check)
+    wrong = look.sound(path, lambda: check_heard(spool, row.id, event, node, handle))
     if wrong and is_new:
         means = f"the open round cannot be closed, or would be closed with what is wrong. {_REST_IS_SOUND}"
         do = f"stop the run, {_RESTORE.format('the file')}, {_MODEL_FROM_BEFORE.format(row.id)}"
@@ -218,8 +207,8 @@ def _on_its_way(path: Path, row: StoredRun, upload: Upload, arrived: frozenset[i
         look.damages.append(Damage(what, means, do, row.id, file=str(path)))
 
 
-def _journal(connection: Connection, row: StoredRun, look: Look) -> list[Heard]:
-    """Looks at the open round's journal; returns what it has heard, if that is still needed."""
+def _journal(connection: Connection, row: StoredRun, look: Look) -> list[Event]:
+    """Looks at the open round's journal; returns its events, if they can be read."""
     lines = connection.execute(select(EVENTS).where(EVENTS.c.run == row.id).order_by(EVENTS.c.seq)).all()
     if not lines:
         return []
@@ -237,9 +226,7 @@ def _journal(connection: Connection, row: StoredRun, look: Look) -> list[Heard]:
     if events is None:
         return []
     look.attempt(damage, lambda: replayed(row, events))
-    if any(isinstance(event, Closed) for event in events):  # when the model is made, the updates are gone
-        return []
-    return [event for event in events if isinstance(event, Heard)]
+    return events
 
 
 def replayed(row: StoredRun, events: list[Event]) -> Round | None:
