@@ -207,6 +207,16 @@ def test_a_database_that_another_program_holds_is_told_in_words(path: Path):
     database.close()
 
 
+def test_a_database_that_is_locked_when_it_is_opened_is_told_in_words(path: Path):
+    Database(sqlite_url(path)).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match="is locked"):
+        Database(sqlite_url(path), busy_timeout_s=0.01)
+    other.close()
+    Database(sqlite_url(path)).close()
+
+
 def test_a_damaged_database_is_told_in_words(path: Path):
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageError, match="is damaged"):

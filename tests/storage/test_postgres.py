@@ -271,6 +271,35 @@ def test_a_failing_statement_tells_nothing_of_what_it_was_to_write(database: Dat
     assert "a secret" not in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (psycopg.errors.DiskFull, "no room left"), (psycopg.errors.LockNotAvailable, "is locked"),
+        (psycopg.errors.DataCorrupted, "is damaged"), (psycopg.errors.InsufficientPrivilege, "cannot be used"),
+        (psycopg.errors.IoError, "cannot be used"), (psycopg.errors.AdminShutdown, "cannot be reached"),
+    ],
+)  # fmt: skip
+def test_what_the_server_refuses_is_told_in_words(url: str, kind: type[psycopg.Error], words: str):
+    def refused(connection: Connection) -> None:
+        raise kind("the server says so")
+
+    with closing(Database(url, patience_s=0.0)) as database:
+        with pytest.raises(StorageError, match=words) as told:
+            asyncio.run(database.write(refused))
+        assert told.value.do
+        assert asyncio.run(database.write(count_up)) == 1
+
+
+def test_a_lock_that_another_program_keeps_is_told_in_words(url: str, postgres: Cluster):
+    with closing(Database(url, busy_timeout_s=0.2)) as database:
+        asyncio.run(database.write(count_up))
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE settings IN EXCLUSIVE MODE")
+            with pytest.raises(StorageError, match="is locked"):
+                asyncio.run(database.write(count_up))
+        assert asyncio.run(database.write(count_up)) == 2
+
+
 def test_without_its_extra_the_command_to_install_it_is_told():
     program = (
         "import sys; sys.modules['psycopg'] = None\n"
