@@ -143,7 +143,7 @@ class ArrivingPart:
         """The SHA-256 of what has come."""
         return self._hash.hexdigest()
 
-    def write(self, piece: bytes | memoryview) -> None:
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
         """Add a piece.
 
         Raises: StorageError, if the disk is full or fails.

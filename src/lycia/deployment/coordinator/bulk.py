@@ -52,7 +52,8 @@ class BulkDoors:
         if upload.size_bytes > limit:
             return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
         have = await self._transfers.announce(upload)
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+        parallel = self._transfers.parallel()
+        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
@@ -109,7 +110,7 @@ class BulkDoors:
         return await self._service.deliver(caller, run, reply)
 
     async def _part(self, request: Request, caller: Caller) -> Response:
-        id, number = request.path_params["id"], request.path_params["n"]
+        id, number = request.path_params["id"], request.path_params["number"]
         digest = request.headers.get("x-part-digest", "")
         is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
         return JSONResponse({"refused": "", "damaged": not is_whole})
