@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lycia.errors import NotFound, StorageError
-from lycia.storage.disk import in_words, make_folder, sync_file, sync_folder
+from lycia.storage.disk import AS_BYTES, in_words, make_folder, sync_file, sync_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -86,7 +86,7 @@ class Packing:
                 self._tar.addfile(entry, _Reader(content))  # type: ignore[arg-type]  # all that it calls is `read`
                 return
             make_folder(path.parent, fsync=False)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | AS_BYTES, 0o600), "wb") as file:
                 for start in range(0, content.nbytes, _PIECE_BYTES):
                     file.write(content[start : start + _PIECE_BYTES])
                 file.flush()
