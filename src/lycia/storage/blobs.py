@@ -112,6 +112,10 @@ class BlobFolder:
             except FileNotFoundError:  # its writer was killed before it had written the list
                 return parts.digests(self.open(digest))
 
+    def files(self, digest: str) -> tuple[Path, Path]:
+        """Where the blob is, and the list of its parts, if it has one."""
+        return self.path(digest), _list_of(self.path(digest))
+
     def check(self, digest: str) -> None:
         """Do nothing if the blob's bytes are still those that its digest names.
 

@@ -158,12 +158,45 @@ def whole_file(blobs: BlobFolder, digest: str) -> Iterator[bytes | memoryview]:
     return tensorfile.write({leaf.name: tensors[leaf.name] for leaf in layout.leaves}, {_LAYOUT: layout.to_json()})
 
 
+def named_in(text: str) -> dict[str, str]:
+    """What `Kept.to_json` names: "model", "arrays" and "frozen" → the digest of the blob, of those that there are.
+
+    Raises: StorageError, if it cannot be read.
+    """
+    try:
+        values: dict[str, Any] = json.loads(text)
+        found = {name: str(values[name]) for name in ("model", "arrays", "frozen")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"what a run carries from round to round cannot be read: {error!r}.",
+            why="it is not what this version writes; something has changed it.",
+            do="restore it from a backup, or start a new run from a model that is still there.",
+        ) from None
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def raised(text: str, tasks: int, attempts: int) -> str:
+    """What `Kept.to_json` wrote, with so many tasks behind it, at this attempt, and nothing under way at any node."""
+    values: dict[str, Any] = json.loads(text)
+    return json.dumps(
+        {**values, "task": values["task"] + tasks, "attempt": attempts, "inflight": []}, separators=(",", ":")
+    )
+
+
+def frozen_of(blobs: BlobFolder, digest: str) -> str:
+    """The digest of the blob of frozen leaves that a model's file names; "" if it has them itself.
+
+    Raises: as `read_kept_model`.
+    """
+    return tensorfile.read(blobs.open(digest))[1].get(_FROZEN, "")
+
+
 def lies_apart(blobs: BlobFolder, digest: str) -> bool:
     """Whether some leaves of the model under `digest` lie in another blob, so that its file must be put together.
 
     Raises: as `read_kept_model`.
     """
-    return bool(tensorfile.read(blobs.open(digest))[1].get(_FROZEN))
+    return bool(frozen_of(blobs, digest))
 
 
 def model_digest(layout: Layout, model: Model) -> str:

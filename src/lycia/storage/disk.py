@@ -172,7 +172,7 @@ def make_folder(folder: Path, *, fsync: bool) -> None:
         sync_folder(folder.parent)
 
 
-def replace_file(path: Path, data: bytes | Iterable[bytes | memoryview], *, fsync: bool) -> None:
+def replace_file(path: Path, data: bytes | memoryview | Iterable[bytes | memoryview], *, fsync: bool) -> None:
     """Put `data`, whole or in pieces, where the file at `path` is: whoever reads it finds the old bytes or the new.
 
     Raises: StorageError, if it cannot be written; the old file is then still there.
@@ -182,7 +182,7 @@ def replace_file(path: Path, data: bytes | Iterable[bytes | memoryview], *, fsyn
         descriptor = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600)
         try:
             try:
-                for piece in (data,) if isinstance(data, bytes) else data:
+                for piece in (data,) if isinstance(data, (bytes, memoryview)) else data:
                     write_all(descriptor, piece)
                 if fsync:
                     os.fsync(descriptor)
@@ -195,6 +195,25 @@ def replace_file(path: Path, data: bytes | Iterable[bytes | memoryview], *, fsyn
             raise
         if fsync:
             sync_folder(path.parent)
+
+
+def replace_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """As `replace_file`, durably, with what `fill` makes of an empty file that only this user may read.
+
+    Raises: StorageError, if it cannot be written; what `fill` raises. The old file is then still there.
+    """
+    half_written = path.with_name(f"{path.name}.part")
+    with in_words(path):
+        os.close(os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600))
+        try:
+            fill(half_written)
+            sync_file(half_written)
+            half_written.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                half_written.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 class GrowingFile:

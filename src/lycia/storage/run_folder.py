@@ -95,7 +95,7 @@ class RunFolder:
         new = StoredRun(
             run.id, app, run.plan.to_json(), run.plan.digest, run.layout.to_json(), started_s, dict(versions)
         )
-        found = _read_run(path)
+        found = read_run(path)
         if found:
             _check_same(path, new, found)
         self._about = found or new
@@ -138,7 +138,7 @@ class RunFolder:
         return read_facts(self.path)
 
     def _resume(self) -> Resumed | None:
-        current = _read_current(self.path)
+        current = read_current(self.path)
         if current is None:
             return None
         if self._fsync:  # whoever wrote it may have been killed before it was durable
@@ -146,14 +146,14 @@ class RunFolder:
                 sync_folder(self.path)
         kept = carrying.restore(self.blobs, current.carried, self.blobs.space)
         written = current.closed[0] if current.closed else 0
-        journal = GrowingFile(_journal_path(self.path, current), written, fsync=self._fsync)
-        events, journal.size_bytes = _read_journal(journal.read(), current.closed)
+        journal = GrowingFile(journal_path(self.path, current), written, fsync=self._fsync)
+        events, journal.size_bytes = read_journal(journal.read(), current.closed)
         self._place = _Place(current, kept, journal)
         self._clear_away(current)
         return Resumed(kept.carried, events)
 
     def _begin(self, carried: Carried) -> None:
-        if _read_current(self.path):
+        if read_current(self.path):
             raise StorageError(
                 f"{self.path} holds a run that has begun.",
                 why="to begin again would overwrite its rounds.",
@@ -193,7 +193,7 @@ class RunFolder:
         if old and old.current.records == current.records:
             journal = old.journal
         else:
-            journal = GrowingFile(_journal_path(self.path, current), 0, fsync=self._fsync)
+            journal = GrowingFile(journal_path(self.path, current), 0, fsync=self._fsync)
         self._place = _Place(current, kept, journal)
         self._clear_away(current)
 
@@ -202,7 +202,7 @@ class RunFolder:
             for digest in current.unneeded:
                 self.blobs.remove(digest)
             for journal in self.path.glob("journal-*.jsonl"):
-                if journal != _journal_path(self.path, current):
+                if journal != journal_path(self.path, current):
                     with in_words(journal):
                         journal.unlink(missing_ok=True)
 
@@ -233,7 +233,7 @@ def read_facts(path: Path) -> dict[str, Any]:
       NotFound: if there is no run in the folder.
       StorageError: if it cannot be read.
     """
-    about, current = _read_run(path), _read_current(path)
+    about, current = read_run(path), read_current(path)
     if about is None:
         raise _no_run(path)
     records = path / "records.jsonl"
@@ -246,7 +246,7 @@ def read_models(path: Path) -> dict[int, str]:
 
     Raises: NotFound, if no run has begun in the folder.
     """
-    current = _read_current(path)
+    current = read_current(path)
     if current is None:
         raise _no_run(path)
     return dict(current.models)
@@ -285,11 +285,12 @@ def _kept_models(models: Mapping[int, str], best: int | None, newest: int | None
     return {number: digest for number, digest in models.items() if number in wanted}
 
 
-def _journal_path(path: Path, current: Current) -> Path:
+def journal_path(path: Path, current: Current) -> Path:
+    """The journal of the open round."""
     return path / f"journal-{current.records}.jsonl"
 
 
-def _read_journal(found: bytes, closed: tuple[int, str] | None) -> tuple[list[Event], int]:
+def read_journal(found: bytes, closed: tuple[int, str] | None) -> tuple[list[Event], int]:
     """The events of a journal, `closed` in its place, and how many bytes count."""
     if closed is None:
         return _read_lines(found)
@@ -315,12 +316,20 @@ def _read_line(line: bytes) -> list[Event]:
         ) from None
 
 
-def _read_run(path: Path) -> StoredRun | None:
+def read_run(path: Path) -> StoredRun | None:
+    """What the run in a folder is, and how it stands; None if there is none.
+
+    Raises: StorageError, if it cannot be read.
+    """
     text = _read(path / "run.json")
     return None if text is None else _parsed(path / "run.json", StoredRun.from_json, text)
 
 
-def _read_current(path: Path) -> Current | None:
+def read_current(path: Path) -> Current | None:
+    """What counts in a folder; None if no run has begun there.
+
+    Raises: StorageError, if it cannot be read.
+    """
     text = _read(path / "current.json")
     return None if text is None else _parsed(path / "current.json", Current.from_json, text)
 

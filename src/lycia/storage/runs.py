@@ -37,8 +37,9 @@ def get_run(connection: Connection, id: str) -> StoredRun:
 
 def list_runs(connection: Connection, state: str | None = None) -> list[StoredRun]:
     """All runs, or those in one state, in the order in which they were created."""
-    chosen = select(RUNS).order_by(RUNS.c.created_s, RUNS.c.id)
-    return [_run(row) for row in connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))]
+    chosen = select(RUNS)
+    rows = connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))
+    return sorted(map(_run, rows), key=lambda run: (run.created_s, run.id))  # each database has an alphabet of its own
 
 
 def set_run_state(connection: Connection, id: str, state: str, reason: str = "", ended_s: float | None = None) -> None:

@@ -181,16 +181,6 @@ class Mailbox:
         """A small update has come: it stays in memory until it is known whether it counts."""
         self._small[handle] = content
 
-    async def check_held(self) -> None:
-        """Do nothing if all that the open round has heard is as it was when it was accepted.
-
-        What this process took in itself, it has seen whole; what another one did may have been changed since.
-
-        Raises: StorageError, if some of it is gone or damaged.
-        """
-        for handle in sorted(self._held):
-            await asyncio.to_thread(wire.check_kept, self._transfers.spool.open(handle), handle)
-
     def kept(self, handle: str) -> Updates | Summed:
         """The update, or the sum, under `handle`: mapped into memory and not read."""
         return wire.reread(self.run.layout, self._transfers.spool.open(handle), handle)

@@ -30,7 +30,9 @@ from lycia.storage import runs as kept_runs
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import read_kept_model
 from lycia.storage.database import Database
+from lycia.storage.disk import to_its_end
 from lycia.storage.facts import StoredRun
+from lycia.storage.heard import check_all_heard
 from lycia.storage.run_store import RunStore
 
 log = structlog.get_logger()
@@ -77,6 +79,7 @@ class Runs:
         self._promises = Promises()
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
+        self._known: dict[str, StoredRun] = {}
         self._changing = asyncio.Lock()
         self.watching = Watching(database, self._stored, nodes)
 
@@ -190,16 +193,17 @@ class Runs:
             if live is not None and live.task is not None:
                 live.task.cancel()
                 await asyncio.wait({live.task})
-            journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
+            journal: Sequence[Event] = ()
             try:
+                journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
                 yield await self._stored(found), journal
             finally:
                 if live is not None and found in self._live:
-                    if (await self._stored(found)).state == "running":
+                    if (await self._last_known(found)).state == "running":
                         await self._pause(
                             found, "it was let go of, and what was to become of it could not be written down"
                         )
-                    self._dismiss(live, (await self._stored(found)).state, _taken(journal))
+                    self._dismiss(live, (await self._last_known(found)).state, _taken(journal))
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -308,7 +312,12 @@ class Runs:
         live.task = asyncio.create_task(self._watch(live, model))
 
     async def _prepare(self, row: StoredRun, stood_s: float = 0.0) -> tuple[_Live, Model]:
+        self._known[row.id] = replace(row, state="running", reason="", ended_s=None)
+        await to_its_end(lambda: self._blobs.check(row.first_model))
         _, model = await asyncio.to_thread(read_kept_model, self._blobs, row.first_model, self._blobs.space)
+        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, row.id))
+        # What another process wrote is checked before it becomes part of a model.
+        await to_its_end(lambda: check_all_heard(self._transfers.spool.root, row.id, journal))
         run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
         for text in (row.plan, row.layout):
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
@@ -320,7 +329,6 @@ class Runs:
             run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held,
             store.blob_of, self._promises,
         )  # fmt: skip
-        await box.check_held()
         return _Live(run, store, box, clock), model
 
     async def _watch(self, live: _Live, model: Model) -> None:
@@ -356,11 +364,22 @@ class Runs:
             await self._db.write(lambda connection: kept_runs.set_run_state(connection, run, state, reason, ended_s))
         except StorageError as error:  # such as a full disk, for which the run has paused in the first place
             log.error("the state of a run cannot be written down", run=run, what=error.what, do=error.do)
-            self._unwritten[run] = replace(await self._stored(run), state=state, reason=reason, ended_s=ended_s)
+            known = await self._last_known(run)
+            self._unwritten[run] = replace(known, state=state, reason=reason, ended_s=ended_s)
 
     async def _stored(self, run: str) -> StoredRun:
-        row = await self._db.read(lambda connection: kept_runs.get_run(connection, run))
-        return self._unwritten.get(run, row)
+        if run in self._unwritten:
+            return self._unwritten[run]
+        return await self._db.read(lambda connection: kept_runs.get_run(connection, run))
+
+    async def _last_known(self, run: str) -> StoredRun:
+        """How a run stands; while the database cannot be asked, how it stood when it was last held."""
+        try:
+            return await self._stored(run)
+        except StorageError:
+            if run not in self._known:
+                raise
+            return self._known[run]
 
 
 @dataclass(frozen=True)
