@@ -1,12 +1,14 @@
-"""How the whole suite uses Hypothesis: no deadlines, and in CI the same examples every time; and runs commands."""
+"""How the whole suite uses Hypothesis (no deadlines, in CI the same examples every time), commands and PostgreSQL."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.postgres import Cluster, cluster
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -42,3 +44,10 @@ def lycia(
         return int(ended.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server of this session's own."""
+    with cluster() as server:
+        yield server

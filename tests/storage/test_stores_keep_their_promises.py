@@ -62,7 +62,7 @@ def test_a_process_killed_at_any_file_operation_has_done_each_call_wholly_or_not
     story = [begin(), *one_round(0), append(opened(1))]
     last, survived = 0, False
     while not survived:
-        killed = type(place)(place.path.with_name(f"killed-{last}"))
+        killed = place.another(f"killed-{last}")
         acknowledged = calls_until_killed(killed, story, Killer(last))
         with Killer(None).watching():
             found = in_bits(what_it_knows(killed))

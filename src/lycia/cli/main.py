@@ -7,6 +7,7 @@ from lycia.cli.members import invite, join, nodes, revoke, serve
 from lycia.cli.reaching import connections
 from lycia.cli.runs import dashboard, model, pause, report, resume, runs, start, stop, watch
 from lycia.cli.telling import fail
+from lycia.cli.upkeep import backup, restore, scrub
 from lycia.errors import LyciaError
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
 )
 for command in (
     demo, simulate, data, serve, invite, join, nodes, revoke, start, runs, watch, pause, resume, stop, dashboard, model,
-    report,
+    report, scrub, backup, restore,
 ):  # fmt: skip
     app.command()(command)
 

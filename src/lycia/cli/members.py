@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from lycia import config
-from lycia.cli.options import AsJson, Home, On
+from lycia.cli.options import AsJson, Home, Kept, On
 from lycia.cli.reaching import checked, operator
 from lycia.cli.telling import err, need, out, print_json, table_of
 
@@ -26,10 +26,11 @@ def serve(
             min=3, help="Seconds without a sign of life, of which nodes give one every two, until one is lost."
         ),
     ] = 10.0,
+    database: Kept = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a coordinator. Its certificate and the operator's key are made on first use."""
-    need("server", "uvicorn", "starlette", "sqlalchemy")
+    need("server", "uvicorn", "starlette", "sqlalchemy", "alembic")
     from lycia.deployment.coordinator.server import Settings
     from lycia.deployment.coordinator.server import serve as serve_coordinator
     from lycia.deployment.wire import InviteMessage
@@ -44,7 +45,7 @@ def serve(
             out.print(f"{told}\ninvite nodes with: lycia invite NAME", soft_wrap=True)
 
     reached_by = checked(InviteMessage, name="anybody", url=url or None).url or ""
-    serve_coordinator(Settings(folder, host, port, reached_by.rstrip("/"), silence), ready)
+    serve_coordinator(Settings(folder, host, port, reached_by.rstrip("/"), silence, database or ""), ready)
 
 
 def invite(

@@ -10,6 +10,15 @@ Home = Annotated[
     Path | None,
     typer.Option("--home", help="The coordinator's folder.  [default: $LYCIA_HOME/coordinator]", show_default=False),
 ]
+Kept = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        help="The coordinator's database, such as postgresql://USER@HOST/NAME; best without the password, which is "
+        "found in PGPASSWORD or ~/.pgpass.  [default: the one that was used before, or a SQLite file in its folder]",
+        show_default=False,
+    ),
+]
 On = Annotated[str | None, typer.Option("--on", help="The coordinator's URL, where the operator knows several.")]
 RunName = Annotated[str, typer.Argument(help="A run's id, an unmistakable beginning of it, or 'latest'.")]
 Observe = Annotated[

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
-from lycia.core.events import Event, Heard, from_json
+from lycia.core.events import Closed, Event, Heard, from_json
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
@@ -39,8 +39,9 @@ def get_run(connection: Connection, id: str) -> StoredRun:
 
 def list_runs(connection: Connection, state: str | None = None) -> list[StoredRun]:
     """All runs, or those in one state, in the order in which they were created."""
-    chosen = select(RUNS).order_by(RUNS.c.created_s, RUNS.c.id)
-    return [_run(row) for row in connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))]
+    chosen = select(RUNS)
+    rows = connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))
+    return sorted(map(_run, rows), key=lambda run: (run.created_s, run.id))  # each database has an alphabet of its own
 
 
 def set_run_state(connection: Connection, id: str, state: str, reason: str = "", ended_s: float | None = None) -> None:
@@ -113,6 +114,8 @@ def is_model(connection: Connection, digest: str) -> bool:
 def held_by_run(connection: Connection, id: str) -> set[str]:
     """The handles of the updates that a run's open round has heard, and not yet made a model of."""
     journal = journal_of_run(connection, id)
+    if any(isinstance(event, Closed) for event in journal):
+        return set()
     return {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}
 
 

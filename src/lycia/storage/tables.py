@@ -16,10 +16,9 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 2
-"""The number of this schema; a database says which one it was made with."""
-
 METADATA = MetaData()
+"""What `migrations` leads to: whoever changes a table adds a page there."""
+
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself only in a column called INTEGER
 
 SETTINGS = Table(

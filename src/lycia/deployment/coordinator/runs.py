@@ -12,10 +12,11 @@ import structlog
 
 from lycia.catalogue import plan_from_json
 from lycia.core.events import Event, Heard
-from lycia.core.layout import Layout, read_checkpoint
-from lycia.core.round import Carried, Run, first
+from lycia.core.layout import Layout, Model, checkpoint_layout
+from lycia.core.round import Run, first
 from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.coordinator.watching import OVER, Watching
 from lycia.deployment.wire import StartMessage
@@ -29,7 +30,9 @@ from lycia.storage import runs as kept_runs
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import read_kept_model
 from lycia.storage.database import Database
+from lycia.storage.disk import to_its_end
 from lycia.storage.facts import StoredRun
+from lycia.storage.heard import check_all_heard
 from lycia.storage.run_store import RunStore
 
 log = structlog.get_logger()
@@ -44,6 +47,7 @@ class _Live:
     """A run that is being held now."""
 
     run: Run
+    store: RunStore
     mailbox: Mailbox
     clock: Clock
     task: asyncio.Task[None] | None = None
@@ -72,8 +76,10 @@ class Runs:
         self._db, self._blobs, self._outgoing, self._presence = database, blobs, outgoing, presence
         self._transfers = transfers
         self._clock, self._entropy, self._wake = clock, entropy, wake
+        self._promises = Promises()
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
+        self._known: dict[str, StoredRun] = {}
         self._changing = asyncio.Lock()
         self.watching = Watching(database, self._stored, nodes)
 
@@ -116,7 +122,7 @@ class Runs:
         Raises: PlanError, LayoutError, TensorFileError, if what the operator sent does not fit together.
         """
         plan, layout = plan_from_json(message.plan), Layout.from_json(message.layout)
-        found, _, _ = await asyncio.to_thread(read_checkpoint, self._blobs.open(message.model))
+        found = await asyncio.to_thread(checkpoint_layout, self._blobs.open(message.model))
         if found != layout:
             raise LayoutError(
                 "the model that was uploaded has another layout than the run.",
@@ -153,11 +159,11 @@ class Runs:
             _check_not_over(row, "resumed")
             if row.state == "paused":
                 stood_s = self._clock.now_s() - (row.ended_s or self._clock.now_s())
-                live, start = await self._prepare(row, stood_s)
+                live, model = await self._prepare(row, stood_s)
                 await self._db.write(lambda connection: kept_runs.resume_run(connection, row.id, stood_s))
                 self._unwritten.pop(row.id, None)
                 log.info("run is resumed", run=row.id, by=by)
-                self._hold(live, start)
+                self._hold(live, model)
             return await self._stored(row.id)
 
     async def stop(self, run: str, by: str) -> StoredRun:
@@ -187,16 +193,17 @@ class Runs:
             if live is not None and live.task is not None:
                 live.task.cancel()
                 await asyncio.wait({live.task})
-            journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
+            journal: Sequence[Event] = ()
             try:
+                journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
                 yield await self._stored(found), journal
             finally:
                 if live is not None and found in self._live:
-                    if (await self._stored(found)).state == "running":
+                    if (await self._last_known(found)).state == "running":
                         await self._pause(
                             found, "it was let go of, and what was to become of it could not be written down"
                         )
-                    self._dismiss(live, (await self._stored(found)).state, _taken(journal))
+                    self._dismiss(live, (await self._last_known(found)).state, _taken(journal))
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -303,30 +310,39 @@ class Runs:
 
     # ------------------------------------------------------------------------------------------------ how they are held
 
-    def _hold(self, live: _Live, start: Carried) -> None:
+    def _hold(self, live: _Live, model: Model) -> None:
         self._live[live.run.id] = live
         self.watching.began(live.run.id)
-        live.task = asyncio.create_task(self._watch(live, start))
+        live.task = asyncio.create_task(self._watch(live, model))
 
-    async def _prepare(self, row: StoredRun, stood_s: float = 0.0) -> tuple[_Live, Carried]:
-        _, model = read_kept_model(self._blobs, row.first_model)
+    async def _prepare(self, row: StoredRun, stood_s: float = 0.0) -> tuple[_Live, Model]:
+        self._known[row.id] = replace(row, state="running", reason="", ended_s=None)
+        await to_its_end(lambda: self._blobs.check(row.first_model))
+        _, model = await asyncio.to_thread(read_kept_model, self._blobs, row.first_model, self._blobs.space)
+        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, row.id))
+        # What another process wrote is checked before it becomes part of a model.
+        await to_its_end(lambda: check_all_heard(self._transfers.spool.root, row.id, journal))
         run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
         for text in (row.plan, row.layout):
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
         paused_s = await self._db.read(lambda connection: kept_runs.paused_s_of_run(connection, row.id))
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
         held = await self._db.read(lambda connection: kept_runs.held_by_run(connection, row.id))
-        box = Mailbox(run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held)
-        return _Live(run, box, clock), first(run, model)
-
-    async def _watch(self, live: _Live, start: Carried) -> None:
-        run = live.run
         store = RunStore(self._db, self._blobs, run.id, run.layout)
-        world = World(live.mailbox, store, live.clock, self._entropy, (_Feed(self.watching, run.id),))
+        box = Mailbox(
+            run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held,
+            store.blob_of, self._promises,
+        )  # fmt: skip
+        return _Live(run, store, box, clock), model
+
+    async def _watch(self, live: _Live, model: Model) -> None:
+        run = live.run
+        feed = _Feed(self.watching, run.id)
+        world = World(live.mailbox, live.store, live.clock, self._entropy, (feed,), self._blobs.space)
         bound = log.bind(run=run.id)
         bound.info("run begins", rounds=run.plan.rounds)
         try:
-            outcome = await hold(run, start, world)
+            outcome = await hold(run, await asyncio.to_thread(first, run, model, world.space), world)
             state, reason = outcome.state, outcome.reason
         except LyciaError as error:
             bound.error("run pauses", what=error.what, why=error.why, do=error.do)
@@ -352,11 +368,22 @@ class Runs:
             await self._db.write(lambda connection: kept_runs.set_run_state(connection, run, state, reason, ended_s))
         except StorageError as error:  # such as a full disk, for which the run has paused in the first place
             log.error("the state of a run cannot be written down", run=run, what=error.what, do=error.do)
-            self._unwritten[run] = replace(await self._stored(run), state=state, reason=reason, ended_s=ended_s)
+            known = await self._last_known(run)
+            self._unwritten[run] = replace(known, state=state, reason=reason, ended_s=ended_s)
 
     async def _stored(self, run: str) -> StoredRun:
-        row = await self._db.read(lambda connection: kept_runs.get_run(connection, run))
-        return self._unwritten.get(run, row)
+        if run in self._unwritten:
+            return self._unwritten[run]
+        return await self._db.read(lambda connection: kept_runs.get_run(connection, run))
+
+    async def _last_known(self, run: str) -> StoredRun:
+        """How a run stands; while the database cannot be asked, how it stood when it was last held."""
+        try:
+            return await self._stored(run)
+        except StorageError:
+            if run not in self._known:
+                raise
+            return self._known[run]
 
 
 @dataclass(frozen=True)

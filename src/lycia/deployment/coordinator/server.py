@@ -23,7 +23,18 @@ from lycia.deployment.operator import OperatorAccess
 from lycia.errors import AccessError, StorageError
 from lycia.runtime.ports import Entropy
 from lycia.storage.blobs import BlobFolder
-from lycia.storage.database import Database, sqlite_url
+from lycia.storage.database import Database
+from lycia.storage.homes import (
+    BLOBS,
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    OPERATOR_KEY,
+    OUTGOING,
+    SESSION_SECRET,
+    SPOOL,
+    database_of,
+    note_database,
+)
 from lycia.storage.spool import Spool
 
 _BACKLOG = 2048
@@ -36,6 +47,7 @@ class Settings:
     Attributes:
       host, port: where to listen; port 0 takes a free one.
       url: how nodes reach it, where that is not host and port (behind a proxy, or by a name).
+      database: its URL, where it is not a SQLite file in the folder, or the one that was used here before.
       silence_s: after how long without a sign of life a node counts as vanished.
     """
 
@@ -44,6 +56,7 @@ class Settings:
     port: int = 8443
     url: str = ""
     silence_s: float = 10.0
+    database: str = ""
 
 
 def serve(settings: Settings, ready: Callable[[str], None], entropy: Entropy = system_entropy) -> None:
@@ -63,16 +76,18 @@ def serve(settings: Settings, ready: Callable[[str], None], entropy: Entropy = s
 async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None], entropy: Entropy) -> None:
     home = settings.home
     url = settings.url or f"https://{_reached_as(settings.host)}:{listener.getsockname()[1]}"
+    kept_in = database_of(home, settings.database)
+    database = Database(kept_in)
+    note_database(home, kept_in)
     certificate, key = _certificate(home, settings.host)
-    database = Database(sqlite_url(home / "lycia.db"))
-    shutil.rmtree(home / "outgoing", ignore_errors=True)  # made for asks of another process; it is made again
-    blobs, outgoing = BlobFolder(home / "blobs"), BlobFolder(home / "outgoing", fsync=False)
+    shutil.rmtree(home / OUTGOING, ignore_errors=True)  # made for asks of another process; it is made again
+    blobs, outgoing = BlobFolder(home / BLOBS), BlobFolder(home / OUTGOING, fsync=False)
     pem = certificate.read_text()
     service = Service(
         database,
         blobs,
         outgoing,
-        Spool(home / "spool"),
+        Spool(home / SPOOL),
         url,
         certificate_pin(pem),
         _secret(home),
@@ -81,7 +96,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
     )
     await service.begin()
     await _enrol_operator(service, home)
-    OperatorAccess(url, pem, "operator", "operator.pem").keep(home)
+    OperatorAccess(url, pem, "operator", OPERATOR_KEY).keep(home)
     config = uvicorn.Config(
         Doors(service, blobs, outgoing).app(), http="httptools", loop="auto", log_level="warning", access_log=False,
         ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_keep_alive=120, timeout_graceful_shutdown=2,
@@ -100,7 +115,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
 
 async def _enrol_operator(service: Service, home: Path) -> None:
     try:
-        await service.add_operator("operator", Identity.at(home / "operator.pem").public)
+        await service.add_operator("operator", Identity.at(home / OPERATOR_KEY).public)
     except AccessError:
         raise AccessError(
             f"{home / 'operator.pem'} is not the key of this coordinator's operator.",
@@ -157,7 +172,7 @@ def _reached_as(host: str) -> str:
 
 
 def _certificate(home: Path, host: str) -> tuple[Path, Path]:
-    certificate, key = home / "certificate.pem", home / "certificate.key"
+    certificate, key = home / CERTIFICATE, home / CERTIFICATE_KEY
     if not certificate.exists():
         pem, private = make_certificate(own_names(host))
         write_private(key, private)
@@ -166,7 +181,7 @@ def _certificate(home: Path, host: str) -> tuple[Path, Path]:
 
 
 def _secret(home: Path) -> bytes:
-    path = home / "session.secret"
+    path = home / SESSION_SECRET
     if not path.exists():
         write_private(path, secrets.token_bytes(32))
     return path.read_bytes()
