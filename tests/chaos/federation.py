@@ -46,7 +46,7 @@ class Zygote:
         )  # fmt: skip
         self._listener = threading.Thread(target=self._listen, name="zygote", daemon=True)
         self._listener.start()
-        self.wait(lambda event: event["said"] == "waits")
+        assert self.wait(lambda event: event["said"] in ("waits", "is gone"))["said"] == "waits", "it cannot begin"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,6 +86,9 @@ class Zygote:
             with self.said:
                 self.events.append(json.loads(line))
                 self.said.notify_all()
+        with self.said:
+            self.events.append({"name": "zygote", "said": "is gone", "pid": self._process.pid})
+            self.said.notify_all()
 
 
 class Federation:

@@ -95,7 +95,7 @@ POINTS: tuple[Point, ...] = (
     Point("trainer", "memory", "lycia.storage.node_state:NodeState.keep"),
     Point("trainer", "write", "os:write"),
     Point("trainer", "rename", "os:replace"),
-    Point("trainer", "update", "lycia.deployment.node.trainer:_write"),
+    Point("trainer", "update", "lycia.deployment.node.trainer:replace_file"),
     Point("trainer", "answer", "lycia.deployment.node.trainer:_say"),
 )
 
@@ -157,10 +157,20 @@ def install(*programs: Program) -> None:
 
 def wrap(place: str, around: Callable[[Any], Any]) -> None:
     """Put `around(what stands there)` in the place "module:path"."""
+    owner, name = find(place)
+    setattr(owner, name, around(getattr(owner, name)))
+
+
+def find(place: str) -> tuple[Any, str]:
+    """The owner of what stands in a place, and its name there.
+
+    Raises: AttributeError, if there is nothing of that name: the product has changed.
+    """
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
-    setattr(owner, name, around(getattr(owner, name)))
+    getattr(owner, name)
+    return owner, name
 
 
 def _around(point: Point, real: Any) -> Any:

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import uvloop  # noqa: F401  # taken by the coordinator when it starts
 
-from tests.chaos import apps, programs
+from tests.chaos import apps, points, programs  # the last one for its children
 from tests.chaos.programs import Order
 from tests.chaos.telling import me
 
@@ -28,6 +28,8 @@ def main() -> None:
     me.descriptor, me.name = os.dup(1), "zygote"
     os.dup2(2, 1)
     apps.cut_small()
+    for point in points.POINTS:
+        points.find(point.place)  # better now than in each process that it is wrapped in
     signal.signal(signal.SIGCHLD, _bury)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the harness, which ends this process
     gc.collect()
