@@ -26,6 +26,7 @@ from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AliveMessage, Problem, ReplyMessage, StartMessage
 from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, PlanError, TensorFileError
 from lycia.runtime.apps import load_app
+from lycia.runtime.beginning import first_model
 from lycia.storage import parts
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
@@ -431,6 +432,20 @@ def test_a_run_that_does_not_fit_together_is_refused_before_it_begins(coordinato
             coordinator.client.post("/v1/runs", StartMessage(**sound | change))
         assert reason in refused.value.what
     assert coordinator.client.get("/v1/runs") == before
+
+
+def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_run(coordinator: Coordinator):
+    app = load_app(APP)
+    layout, model = first_model(app)
+    file = coordinator.client.upload_blob(layout.file(model))
+    plan = replace(app.plan, rules=replace(app.plan.rules, least_nodes=99)).to_json()
+    message = StartMessage(run="once", app=app.name, plan=plan, layout=layout.to_json(), model=file)
+    before = len(coordinator.client.get("/v1/runs")["runs"])
+    assert [coordinator.client.post("/v1/runs", message)["run"] for _ in range(2)] == ["once", "once"]
+    assert len(coordinator.client.get("/v1/runs")["runs"]) == before + 1
+    with pytest.raises(AccessError, match="another run 'once'"):
+        coordinator.client.post("/v1/runs", message.model_copy(update={"app": "another"}))
+    coordinator.client.post("/v1/runs/once/stop")
 
 
 def test_an_app_may_be_called_anything(coordinator: Coordinator, joined: Callable[..., RawNode]):
