@@ -204,7 +204,7 @@ class Operator:
     """Whoever runs the federation, in a thread of its own: lets nodes in, starts a run, and resumes what pauses.
 
     Attributes:
-      facts: what is known of each run in the end. A start whose answer was lost is repeated: there are two runs then.
+      facts: what is known of each run in the end. There are two where the first start failed on a full disk.
       pauses: the reasons for which a run stood still, and the errors that the operator was told.
     """
 

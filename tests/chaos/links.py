@@ -33,7 +33,7 @@ class Links:
             ready.set_result(None)
             await self._over.wait()
             for road in self._roads.values():
-                road.close()
+                await road.close()
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="links", daemon=True)
         self._thread.start()
@@ -76,6 +76,7 @@ class _Road:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._callers: set[asyncio.Task[None]] = set()
         self._clear = asyncio.Event()
         self._clear.set()
         self._bytes_per_s, self._delay_s = float("inf"), 0.0
@@ -85,11 +86,12 @@ class _Road:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=_PIECE)
         return int(self._server.sockets[0].getsockname()[1])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._server.close()
+        self.cut("reset")
         for task in self._tasks:
             task.cancel()
-        self.cut("reset")
+        await asyncio.gather(*self._callers, return_exceptions=True)
 
     def cut(self, how: How) -> None:
         for writer in list(self._writers):
@@ -114,6 +116,10 @@ class _Road:
         self._bytes_per_s, self._delay_s = bytes_per_s, delay_s
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine = asyncio.current_task()
+        assert mine is not None
+        self._callers.add(mine)
+        mine.add_done_callback(self._callers.discard)
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target(), limit=_PIECE)
         except OSError:
