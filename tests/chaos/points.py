@@ -3,12 +3,14 @@
 The product knows nothing of them: a test program wraps its functions, and dies at the n-th passing of one of them.
 """
 
+import asyncio
 import functools
 import importlib
 import inspect
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ class Point:
       place: "module:path of attributes", where it is looked up when it is called.
       once: passed only at the beginning or the end of a federation's life.
       small: passed only where updates are small enough to come in one piece.
+      of: of a journal's entry, the kind of event that must be in it.
     """
 
     program: Program
@@ -35,6 +38,7 @@ class Point:
     place: str
     once: bool = False
     small: bool = False
+    of: str = ""
 
 
 POINTS: tuple[Point, ...] = (
@@ -47,7 +51,9 @@ POINTS: tuple[Point, ...] = (
     Point("coordinator", "blob", "lycia.storage.blobs:Incoming.commit"),
     Point("coordinator", "blob removed", "lycia.storage.blobs:BlobFolder.remove"),
     Point("coordinator", "run resumed", "lycia.storage.run_store:RunStore.resume"),
-    Point("coordinator", "journal", "lycia.storage.run_store:RunStore.append"),
+    Point("coordinator", "asks written", "lycia.storage.run_store:RunStore.append", of="Asked"),
+    Point("coordinator", "replies written", "lycia.storage.run_store:RunStore.append", of="Heard"),
+    Point("coordinator", "survivors written", "lycia.storage.run_store:RunStore.append", of="Settled"),
     Point("coordinator", "model", "lycia.storage.run_store:RunStore.advance"),
     Point("coordinator", "round", "lycia.storage.run_store:RunStore.end_round"),
     Point("coordinator", "asks", "lycia.deployment.coordinator.mailbox:Mailbox.send"),
@@ -107,6 +113,7 @@ class Charge:
     Attributes:
       nth: at which passing of the point, counted from 1 in each life.
       whole: with its whole group: agent and trainer, as a machine that loses its power.
+      lag_s: how long it stays there before it dies, while all else in it goes on: what is said too early gets out.
     """
 
     program: Program
@@ -114,6 +121,7 @@ class Charge:
     moment: Moment
     nth: int = 1
     whole: bool = False
+    lag_s: float = 0.0
 
 
 class Fuse:
@@ -124,26 +132,39 @@ class Fuse:
         self._passed: Counter[tuple[str, Moment]] = Counter()
         self._lock = threading.Lock()
 
-    def pass_by(self, point: Point, moment: Moment) -> None:
-        """One passing."""
+    def burns(self, point: Point, moment: Moment) -> Charge | None:
+        """The charge, if this passing is the one at which the process dies."""
         charge = self.charge
         if charge is None or (charge.program, charge.point, charge.moment) != (point.program, point.name, moment):
-            return
+            return None
         if me.program != point.program:  # a trainer that was forked from its agent
-            return
+            return None
         with self._lock:
             self._passed[point.name, moment] += 1
-            if self._passed[point.name, moment] == charge.nth:
-                me.tell("dies", **asdict(charge))
-                die(whole=charge.whole)
+            return charge if self._passed[point.name, moment] == charge.nth else None
+
+    def pass_by(self, point: Point, moment: Moment) -> None:
+        """One passing."""
+        charge = self.burns(point, moment)
+        if charge is not None:
+            time.sleep(charge.lag_s)
+            die(charge)
+
+    async def pass_by_in_loop(self, point: Point, moment: Moment) -> None:
+        """The same, where others in the event loop go on meanwhile."""
+        charge = self.burns(point, moment)
+        if charge is not None:
+            await asyncio.sleep(charge.lag_s)
+            die(charge)
 
 
 fuse = Fuse()
 
 
-def die(*, whole: bool = False) -> None:
+def die(charge: Charge) -> None:
     """SIGKILL to this process, or to its whole group."""
-    if whole:
+    me.tell("dies", **asdict(charge))
+    if charge.whole:
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -178,9 +199,11 @@ def _around(point: Point, real: Any) -> Any:
 
         @functools.wraps(real)
         async def later(*args: Any, **more: Any) -> Any:
-            fuse.pass_by(point, "before")
+            if point.of and all(type(event).__name__ != point.of for event in args[1]):
+                return await real(*args, **more)
+            await fuse.pass_by_in_loop(point, "before")
             result = await real(*args, **more)
-            fuse.pass_by(point, "after")
+            await fuse.pass_by_in_loop(point, "after")
             return result
 
         return later

@@ -104,7 +104,9 @@ def _fault(chance: random.Random, kind: Kind, nodes: Sequence[str]) -> Fault:
 def _charge(chance: random.Random) -> Charge:
     point = chance.choice(POINTS)
     nth = 1 if point.once else 1 + int(chance.expovariate(0.5))
-    return Charge(point.program, point.name, chance.choice(MOMENTS), nth, whole=chance.random() < 0.5)
+    return Charge(
+        point.program, point.name, chance.choice(MOMENTS), nth, chance.random() < 0.5, chance.choice((0.0, 0.03))
+    )
 
 
 def _clock(chance: random.Random, name: str) -> Clock:

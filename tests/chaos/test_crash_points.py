@@ -9,10 +9,12 @@ from tests.chaos.apps import LARGE, NODES, SMALL, made, write_app
 from tests.chaos.disks import Flag
 from tests.chaos.federation import Federation, Operator, Zygote
 from tests.chaos.playing import Play
-from tests.chaos.points import MOMENTS, POINTS, Charge
+from tests.chaos.points import MOMENTS, POINTS, Charge, Moment
 from tests.chaos.telling import Program
 
+pytestmark = pytest.mark.slow
 ROUNDS = {"coordinator": 16, "agent": 10, "trainer": 6}  # more than the lives need
+LAG_S: dict[Moment, float] = {"before": 0.03, "after": 0.0}  # what is acknowledged before its write gets out
 WHOM = {"coordinator": "coordinator", "agent": "node-0", "trainer": "node-1"}
 RUNS: list[tuple[Program, bool]] = [("coordinator", False), ("coordinator", True), ("agent", False), ("trainer", False)]
 
@@ -20,7 +22,7 @@ RUNS: list[tuple[Program, bool]] = [("coordinator", False), ("coordinator", True
 def charges_of(program: Program, *, small: bool) -> list[Charge]:
     """One life for each point and moment, in an order in which all are reached."""
     return [
-        Charge(program, point.name, moment, whole=program == "trainer" or bool(number % 2))
+        Charge(program, point.name, moment, 1, program == "trainer" or bool(number % 2), LAG_S[moment])
         for number, point in enumerate(POINTS)
         if point.program == program and point.small == small
         for moment in MOMENTS

@@ -12,6 +12,7 @@ from tests.chaos.federation import Event, Federation, Operator, Zygote
 from tests.chaos.playing import PAUSE_S, SILENCE_S, Play, play
 from tests.chaos.script import Script, script
 
+pytestmark = pytest.mark.slow
 IN_CI, IN_ALL = range(12), range(200)
 LOST = 3
 
