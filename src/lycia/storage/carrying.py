@@ -52,6 +52,7 @@ class Kept:
                 "inflight": [[task, node, version] for task, (node, version) in carried.inflight.items()],
                 "participation": dict(carried.participation),
                 "finished": carried.finished, "over": carried.over,
+                "first_attempt": carried.first_attempt, "undone": carried.undone,
             },
             separators=(",", ":"),
         )  # fmt: skip
@@ -69,6 +70,14 @@ def keep(blobs: BlobFolder, run_id: str, layout: Layout, carried: Carried, last:
     same_arrays = same_model and last is not None and carried.slots is last.carried.slots
     arrays = last.arrays if last and same_arrays else _keep_arrays(blobs, run_id, layout, carried)
     return Kept(carried, digest, arrays, frozen)
+
+
+def put_model(blobs: BlobFolder, layout: Layout, kept: Kept) -> None:
+    """Put the model of `kept` into its blob again.
+
+    Raises: StorageError, if the disk is full or fails.
+    """
+    blobs.put(_model_file(layout, kept.carried.model, kept.frozen))
 
 
 def restore(blobs: BlobFolder, text: str) -> Kept:
@@ -97,7 +106,8 @@ def restore(blobs: BlobFolder, text: str) -> Kept:
     carried = Carried(
         values["round"], model, slots, tuple(values["norms"]), values["task"], values["best"], values["since_best"],
         {task: (node, version) for task, node, version in values["inflight"]}, values["participation"],
-        values["finished"], values["over"], values["attempt"],
+        values["finished"], values["over"], values["attempt"], values.get("first_attempt", 0),
+        tuple((number, task) for number, task in values.get("undone", ())),
     )  # fmt: skip
     return Kept(carried, values["model"], values["arrays"], values["frozen"])
 

@@ -10,6 +10,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -54,6 +55,8 @@ class _Ended:
 class Database:
     """A database, open for one process.
 
+    Attributes:
+      on_commit: called, in the writer's thread, with how many changes were committed, and in how many seconds.
     Guarantees: what `write` returned is on the disk; a change that raises leaves nothing behind, and no other with it.
     """
 
@@ -74,6 +77,7 @@ class Database:
         self._reads = ThreadPoolExecutor(readers, thread_name_prefix="database-read")
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._closing, self._closed = threading.Lock(), False
+        self.on_commit: Callable[[int, float], None] = lambda _changes, _seconds: None
         try:
             with _worded(url), self._writer.begin() as connection:
                 METADATA.create_all(connection)
@@ -151,11 +155,13 @@ class Database:
         return changes, False
 
     def _commit(self, changes: list[_Change]) -> list[_Ended]:
+        began_s = time.perf_counter()
         try:
             with self._writer.begin() as connection:
                 ended = [_apply(connection, change) for change in changes]
         except Exception as error:  # noqa: BLE001  # the edge of this thread: whoever waits is told
             return [_Ended(error=_undone(error, self.url)) for _ in changes]
+        self.on_commit(len(changes), time.perf_counter() - began_s)
         return [_Ended(one.value, one.error and _in_words(one.error, self.url)) for one in ended]
 
 

@@ -26,8 +26,9 @@ from lycia.runtime.runner import World, hold
 from lycia.storage import runs as kept_runs
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import read_kept_model
-from lycia.storage.database import Database
+from lycia.storage.database import Connection, Database
 from lycia.storage.facts import StoredRun
+from lycia.storage.rollback import Held, check_kept, remove_held, roll_back
 from lycia.storage.run_store import RunStore
 
 log = structlog.get_logger()
@@ -64,11 +65,16 @@ class Runs:
 
     def __init__(
         self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, presence: Presence, clock: Clock,
-        entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]],
+        entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]], keep_rounds: int | None = None,
     ) -> None:  # fmt: skip
-        """`wake`: lets all open polls look into their boxes; `nodes`: everyone who is enrolled, as data."""
+        """
+        Args:
+          wake: lets all open polls look into their boxes.
+          nodes: everyone who is enrolled, as data.
+          keep_rounds: how many of a run's newest rounds are kept; None for all.
+        """
         self._db, self._blobs, self._outgoing, self._presence = database, blobs, outgoing, presence
-        self._clock, self._entropy, self._wake = clock, entropy, wake
+        self._clock, self._entropy, self._wake, self._keep_rounds = clock, entropy, wake, keep_rounds
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
         self._changing = asyncio.Lock()
@@ -160,13 +166,43 @@ class Runs:
                 await self._db.write(lambda connection: kept_runs.stop_run(connection, row.id, reason, at_s))
                 self._unwritten.pop(row.id, None)
                 log.info("run is stopped", run=row.id, by=by)
-                for handle in {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {
-                    ""
-                }:
-                    with suppress(StorageError):  # it would only lie there
-                        self._blobs.remove(handle)
+                self._forget(journal)
                 self.watching.changed(row.id)
         return await self._stored(row.id)
+
+    async def roll_back(self, run: str, number: int, by: str) -> StoredRun:
+        """Put a run back to what it was after `number` rounds, whatever became of it, and pause it there.
+
+        Raises: NotFound, if there is no such run, or that round is not kept; StorageError, if it cannot be written.
+        """
+        found = await self.find(run)
+        await self._db.read(lambda connection: check_kept(connection, found, number))  # a slip disturbs no run
+        async with self._let_go(found) as (row, journal):
+            rounds = f"round {number}" if number else "its beginning"
+            reason, retries = (
+                _goes_on(row.id, f"rolled back to {rounds} by {by}"),
+                plan_from_json(row.plan).rules.retries,
+            )
+            at_s = self._clock.now_s()
+
+            def change(connection: Connection) -> list[Held]:
+                return roll_back(connection, row.id, number, by=by, at_s=at_s, reason=reason, retries=retries)
+
+            held = await self._db.write(change)
+            self._unwritten.pop(row.id, None)
+            log.info("run is rolled back", run=row.id, round=number, by=by)
+            self._forget(journal)
+            # Their models stay, as their records do, which name them; the optimizer's state goes, unless it must not.
+            undone = held if self._keep_rounds else [replace(one, model="") for one in held]
+            await remove_held(self._db, self._blobs, row.id, undone)
+            self.watching.changed(row.id)
+        return await self._stored(row.id)
+
+    def _forget(self, journal: Sequence[Event]) -> None:
+        """Remove the updates of a round that nobody holds any more."""
+        for handle in {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}:
+            with suppress(StorageError):  # it would only lie there
+                self._blobs.remove(handle)
 
     @asynccontextmanager
     async def _let_go(self, run: str) -> AsyncIterator[tuple[StoredRun, Sequence[Event]]]:
@@ -302,7 +338,7 @@ class Runs:
 
     async def _watch(self, live: _Live, start: Carried) -> None:
         run = live.run
-        store = RunStore(self._db, self._blobs, run.id, run.layout)
+        store = RunStore(self._db, self._blobs, run.id, run.layout, self._keep_rounds)
         world = World(live.mailbox, store, live.clock, self._entropy, (_Feed(self.watching, run.id),))
         bound = log.bind(run=run.id)
         bound.info("run begins", rounds=run.plan.rounds)
@@ -325,7 +361,7 @@ class Runs:
         self.watching.ended(live.run.id)
 
     async def _pause(self, run: str, reason: str) -> None:
-        await self._set_state(run, "paused", f"{reason.rstrip('.')}; it goes on with `lycia resume {run}`")
+        await self._set_state(run, "paused", _goes_on(run, reason))
 
     async def _set_state(self, run: str, state: str, reason: str) -> None:
         ended_s = self._clock.now_s()
@@ -355,6 +391,10 @@ class _Feed:
             said = {"purpose": record["purpose"], "missed": record["missed"]}
             log.info("round ends", run=self.run, round=number, heard=heard, **said)
         self.watching.tell(self.run, fact)
+
+
+def _goes_on(run: str, reason: str) -> str:
+    return f"{reason.rstrip('.')}; it goes on with `lycia resume {run}`"
 
 
 def _taken(journal: Sequence[Event]) -> set[tuple[int, str]]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from lycia.deployment import versions
 from lycia.deployment.identity import Identity, client_context
 from lycia.deployment.wire import (
     AliveMessage,
@@ -39,7 +40,9 @@ class Client:
         self.url, self.name = url.rstrip("/"), name
         self._identity, self._give_up_s, self._note = identity, give_up_s, note or _say_nothing
         timeout = httpx2.Timeout(30.0, read=90.0)
-        self._http = httpx2.Client(base_url=self.url, verify=client_context(certificate), timeout=timeout)
+        self._http = httpx2.Client(
+            base_url=self.url, verify=client_context(certificate), timeout=timeout, headers=versions.spoken()
+        )
         self._bearer = ""
         self._session = threading.Lock()
 
@@ -185,6 +188,8 @@ class Client:
                     response = once()
                 except _NoSession as error:
                     response = error.response
+                if response.status_code != 426:  # which says the same, from the other side
+                    versions.check_neighbours(versions.own(), versions.said_in(response.headers))
                 if response.status_code == 401 and signed and not renewed:
                     renewed, self._bearer = True, ""
                     continue
