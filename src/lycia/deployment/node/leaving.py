@@ -1,8 +1,8 @@
 """How a node leaves when it is told to: with what it has in hand delivered, if that does not take too long."""
 
+import os
 import signal
 import threading
-from _thread import interrupt_main
 from collections.abc import Callable
 from typing import Protocol
 
@@ -44,7 +44,7 @@ def stop_on_signals(agent: Leaving, trainer: Killable, note: Callable[[str], Non
         told = True
         agent.stop()
         note(f"finishes what is in hand, for at most {grace_s:g} s, and ends then (once more ends it now)")
-        timer = threading.Timer(grace_s, interrupt_main, (signal.SIGTERM,))
+        timer = threading.Timer(grace_s, os.kill, (os.getpid(), signal.SIGTERM))  # it also ends a wait for the network
         timer.daemon = True
         timer.start()
 
