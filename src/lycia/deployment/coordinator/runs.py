@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from lycia.deployment.wire import StartMessage
 from lycia.errors import LayoutError, LyciaError, NotFound, StorageError
 from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import run_id
-from lycia.runtime.facts import Fact, RoundEnded
+from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded
 from lycia.runtime.ports import Clock, Entropy
 from lycia.runtime.runner import World, hold
 from lycia.storage import runs as kept_runs
@@ -45,6 +46,7 @@ class _Live:
     run: Run
     mailbox: Mailbox
     clock: Clock
+    feed: "_Feed"
     task: asyncio.Task[None] | None = None
 
 
@@ -89,7 +91,7 @@ class Runs:
             try:
                 self._hold(*await self._prepare(row))
             except LyciaError as error:
-                log.error("run cannot go on", run=row.id, what=error.what, why=error.why, do=error.do)
+                log.error("run cannot go on", **await self._place(row.id), **_words(error))
                 await self._pause(row.id, error.what)
 
     async def end(self) -> None:
@@ -135,6 +137,7 @@ class Runs:
             _check_not_over(row, "paused")
             if row.state == "running":
                 await self._pause(row.id, f"paused by {by}")
+                log.info("run is paused", **await self._place(row.id), by=by)
         return await self._stored(row.id)
 
     async def resume(self, run: str, by: str) -> StoredRun:
@@ -150,7 +153,7 @@ class Runs:
                 live, start = await self._prepare(row, stood_s)
                 await self._db.write(lambda connection: kept_runs.resume_run(connection, row.id, stood_s))
                 self._unwritten.pop(row.id, None)
-                log.info("run is resumed", run=row.id, by=by)
+                log.info("run is resumed", **await self._place(row.id), by=by)
                 self._hold(live, start)
             return await self._stored(row.id)
 
@@ -165,7 +168,7 @@ class Runs:
                 reason, at_s = f"stopped by {by}", self._clock.now_s()
                 await self._db.write(lambda connection: kept_runs.stop_run(connection, row.id, reason, at_s))
                 self._unwritten.pop(row.id, None)
-                log.info("run is stopped", run=row.id, by=by)
+                log.info("run is stopped", **await self._place(row.id), by=by)
                 self._forget(journal)
                 self.watching.changed(row.id)
         return await self._stored(row.id)
@@ -334,25 +337,23 @@ class Runs:
         paused_s = await self._db.read(lambda connection: kept_runs.paused_s_of_run(connection, row.id))
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
         box = Mailbox(run, self._presence, self._blobs, self._outgoing, clock.now_s, self._wake)
-        return _Live(run, box, clock), first(run, model)
+        return _Live(run, box, clock, _Feed(self.watching, run.id)), first(run, model)
 
     async def _watch(self, live: _Live, start: Carried) -> None:
         run = live.run
         store = RunStore(self._db, self._blobs, run.id, run.layout, self._keep_rounds)
-        world = World(live.mailbox, store, live.clock, self._entropy, (_Feed(self.watching, run.id),))
-        bound = log.bind(run=run.id)
-        bound.info("run begins", rounds=run.plan.rounds)
+        world = World(live.mailbox, store, live.clock, self._entropy, (live.feed,))
         try:
             outcome = await hold(run, start, world)
             state, reason = outcome.state, outcome.reason
         except LyciaError as error:
-            bound.error("run pauses", what=error.what, why=error.why, do=error.do)
+            log.error("run fails", **live.feed.place, **_words(error))
             state, reason = "paused", error.what
-        except Exception as error:  # noqa: BLE001  # a bug in one run, or in a part of it, ends no other run
-            bound.exception("run pauses")
+        except Exception as error:  # a bug in one run, or in a part of it, ends no other run
+            log.exception("run fails", **live.feed.place)
             state, reason = "paused", f"the coordinator failed over it: {type(error).__name__}: {error}"
         await (self._pause(run.id, reason) if state == "paused" else self._set_state(run.id, state, reason))
-        bound.info("run ends", state=state, reason=reason)
+        log.info("run ends", **live.feed.place, state=state, reason=reason)
         self._dismiss(live, state)
 
     def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]] = ()) -> None:
@@ -368,29 +369,59 @@ class Runs:
         try:
             await self._db.write(lambda connection: kept_runs.set_run_state(connection, run, state, reason, ended_s))
         except StorageError as error:  # such as a full disk, for which the run has paused in the first place
-            log.error("the state of a run cannot be written down", run=run, what=error.what, do=error.do)
+            live = self._live.get(run)
+            place = live.feed.place if live else {"run": run}
+            log.error("the state of a run cannot be written down", **place, **_words(error))
             self._unwritten[run] = replace(await self._stored(run), state=state, reason=reason, ended_s=ended_s)
+
+    async def _place(self, run: str) -> dict[str, Any]:
+        """Which run, and how many rounds of it are done: for the log."""
+        done, _ = await self._db.read(lambda connection: kept_runs.rounds_of_run(connection, run))
+        return {"run": run, "round": done}
 
     async def _stored(self, run: str) -> StoredRun:
         row = await self._db.read(lambda connection: kept_runs.get_run(connection, run))
         return self._unwritten.get(run, row)
 
 
-@dataclass(frozen=True)
 class _Feed:
-    """Tells those who watch a run what happens in it, and the log what ends."""
+    """Tells those who watch a run what happens in it, and the log when rounds begin and end.
 
-    watching: Watching
-    run: str
+    Attributes:
+      place: which run, and the round that is held, counted from 1 as people do, or else how many are done.
+    """
+
+    def __init__(self, watching: Watching, run: str) -> None:
+        self._watching, self._attempt = watching, (-1, -1)
+        self.place: dict[str, Any] = {"run": run}
 
     def notice(self, fact: Fact) -> None:
-        if isinstance(fact, RoundEnded):
-            record = fact.record
-            heard = len(record["survivors"]) or sum(len(scope["nodes"]) for scope in record["evaluation"].values())
-            number = record["round"] + (record["purpose"] == "train")
-            said = {"purpose": record["purpose"], "missed": record["missed"]}
-            log.info("round ends", run=self.run, round=number, heard=heard, **said)
-        self.watching.tell(self.run, fact)
+        match fact:
+            case RunBegan():
+                self._at(fact.round)
+                log.info("run begins", **self.place, rounds=fact.rounds, nodes=fact.population)
+            case RoundMoved() if (fact.round, fact.attempt) != self._attempt:
+                self._attempt = (fact.round, fact.attempt)
+                self._at(fact.round + 1)
+                log.info("round begins", **self.place, attempt=fact.attempt)
+            case RoundEnded():
+                record = fact.record
+                heard = len(record["survivors"]) or sum(len(scope["nodes"]) for scope in record["evaluation"].values())
+                self._at(record["round"] + (record["purpose"] == "train"))
+                # Why nodes did not count may be in their own words, which stay in the record.
+                kinds = Counter(drop["kind"] for drop in record["dropped"])
+                said = {"purpose": record["purpose"], "missed": record["missed"], "heard": heard, **kinds}
+                log.info("round ends", **self.place, **said, late=len(record["late"]))
+            case RunEnded():
+                pass  # which is logged when it has been written down
+        self._watching.tell(self.place["run"], fact)
+
+    def _at(self, number: int) -> None:
+        self.place = {**self.place, "round": number}
+
+
+def _words(error: LyciaError) -> dict[str, str]:
+    return {"what": error.what, "why": error.why, "do": error.do}
 
 
 def _goes_on(run: str, reason: str) -> str:

@@ -30,6 +30,7 @@ from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import Database, sqlite_url
 
 _BACKLOG = 2048
+_LAST_ANSWERS_S = 2.0
 log = structlog.get_logger()
 
 
@@ -107,7 +108,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         OperatorAccess(url, pem, "operator", "operator.pem").keep(home)
         config = uvicorn.Config(
             gate, http="httptools", loop="auto", log_level="warning", access_log=False, log_config=None,
-            ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_keep_alive=120, timeout_graceful_shutdown=2,
+            ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_keep_alive=120, timeout_graceful_shutdown=1,
             lifespan="off", backlog=_BACKLOG,
         )  # fmt: skip
         server = _Server(config, lambda: ready(url), lambda: _drain(service, gate, settings.grace_s), service.end)
@@ -195,6 +196,14 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._end()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_ANSWERS_S)
+        await asyncio.sleep(0.1)  # so that the last answers are on their way
+        # Callers keep their connections open, and some of them do not let go of one when they are told that it ends.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
         await super().shutdown(sockets)
 
 
