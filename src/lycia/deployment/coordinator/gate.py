@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_BODIES = re.compile(r"/v1/(blobs|runs/[^/]+/tasks/\d+/(update|reply|upload)(/.*)?)")
+_BODIES = re.compile(r"/v1/(blobs(/uploads(/.*)?)?|runs/[^/]+/tasks/\d+/(update|reply|upload(/.*)?))")
 _FOR_ALL = ("/v1/meta", "/v1/health", "/v1/ready")  # whoever wonders why it is turned away may ask
 _MOST_RELEASES = 32  # of which it is logged that they were turned away
 

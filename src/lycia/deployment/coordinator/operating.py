@@ -1,34 +1,32 @@
 """The doors of those who operate a coordinator: how its runs are turned, and how it is itself."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lycia.deployment import versions
 from lycia.deployment.coordinator.health import Health
+from lycia.deployment.coordinator.requests import message_of
 from lycia.deployment.coordinator.runs import Runs
 from lycia.deployment.coordinator.sessions import Caller
 from lycia.deployment.identity import Role
 from lycia.deployment.wire import RollbackMessage
 from lycia.storage.facts import StoredRun
 
-M = TypeVar("M", bound=BaseModel)
 Door = Callable[[Request], Awaitable[Response]]
 Guarded = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class OperatingDoors:
-    """Some of the routes of one coordinator. How a call is read, and who may make it, is the others' matter too."""
+    """Some of the routes of one coordinator."""
 
     def __init__(
-        self, runs: Runs, health: Health, route: Callable[[str, str, Door], Route], only: Callable[..., Door],
-        message: Callable[[Request, type[RollbackMessage]], Awaitable[RollbackMessage]],
-    ) -> None:  # fmt: skip
-        self._runs, self._health, self._route, self._only, self._message = runs, health, route, only, message
+        self, runs: Runs, health: Health, route: Callable[[str, str, Door], Route], only: Callable[..., Door]
+    ) -> None:
+        """`route` makes a route of a method, a path and a door; `only` a door for callers of some roles."""
+        self._runs, self._health, self._route, self._only = runs, health, route, only
 
     def routes(self) -> Sequence[Route]:
         """The routes."""
@@ -61,7 +59,7 @@ class OperatingDoors:
 
     async def roll_back(self, request: Request, caller: Caller) -> Response:
         """Put a run back to an earlier round."""
-        number = (await self._message(request, RollbackMessage)).round
+        number = (await message_of(request, RollbackMessage)).round
         return _standing(await self._runs.roll_back(request.path_params["run"], number, caller.name))
 
 

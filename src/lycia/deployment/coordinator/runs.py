@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from lycia.core.layout import Layout, read_checkpoint
 from lycia.core.round import Carried, Run, first
 from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.coordinator.watching import OVER, Watching
 from lycia.deployment.wire import StartMessage
 from lycia.errors import LayoutError, LyciaError, NotFound, StorageError
@@ -66,8 +68,9 @@ class Runs:
     """All runs of one coordinator. One operator at a time changes how they stand."""
 
     def __init__(
-        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, presence: Presence, clock: Clock,
-        entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]], keep_rounds: int | None = None,
+        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, transfers: Transfers, presence: Presence,
+        clock: Clock, entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]],
+        keep_rounds: int | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -76,6 +79,7 @@ class Runs:
           keep_rounds: how many of a run's newest rounds are kept; None for all.
         """
         self._db, self._blobs, self._outgoing, self._presence = database, blobs, outgoing, presence
+        self._transfers = transfers
         self._clock, self._entropy, self._wake, self._keep_rounds = clock, entropy, wake, keep_rounds
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
@@ -87,12 +91,21 @@ class Runs:
     async def begin(self) -> None:
         """Go on with the runs that were under way. What is paused stays so."""
         await self.watching.begin()
+        await self._sweep()
         for row in await self._db.read(lambda connection: kept_runs.list_runs(connection, "running")):
             try:
                 self._hold(*await self._prepare(row))
             except LyciaError as error:
                 log.error("run cannot go on", **await self._place(row.id), **_words(error))
                 await self._pause(row.id, error.what)
+
+    async def _sweep(self) -> None:
+        """Remove what a crash left of updates that no run needs."""
+        rows = [row for row in await self._db.read(kept_runs.list_runs) if row.state not in OVER]
+        held: set[str] = set()
+        for row in rows:
+            held |= await self._db.read(partial(kept_runs.held_by_run, id=row.id))
+        await self._transfers.sweep(held, {row.id for row in rows})
 
     async def end(self) -> None:
         """Let go of all; what is durable stays, and `begin` goes on from there."""
@@ -169,7 +182,7 @@ class Runs:
                 await self._db.write(lambda connection: kept_runs.stop_run(connection, row.id, reason, at_s))
                 self._unwritten.pop(row.id, None)
                 log.info("run is stopped", **await self._place(row.id), by=by)
-                self._forget(journal)
+                await self._forget(row.id, journal)
                 self.watching.changed(row.id)
         return await self._stored(row.id)
 
@@ -194,18 +207,18 @@ class Runs:
             held = await self._db.write(change)
             self._unwritten.pop(row.id, None)
             log.info("run is rolled back", run=row.id, round=number, by=by)
-            self._forget(journal)
+            await self._forget(row.id, journal)
             # Their models stay, as their records do, which name them; the optimizer's state goes, unless it must not.
             undone = held if self._keep_rounds else [replace(one, model="") for one in held]
             await remove_held(self._db, self._blobs, row.id, undone)
             self.watching.changed(row.id)
         return await self._stored(row.id)
 
-    def _forget(self, journal: Sequence[Event]) -> None:
-        """Remove the updates of a round that nobody holds any more."""
-        for handle in {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}:
-            with suppress(StorageError):  # it would only lie there
-                self._blobs.remove(handle)
+    async def _forget(self, run: str, journal: Sequence[Event]) -> None:
+        """Remove the updates of a round that nobody holds any more, and those that are on their way for it."""
+        await self._transfers.drop(run, None, ())
+        heard = (event for event in journal if isinstance(event, Heard))
+        self._transfers.forget({handle for event in heard for handle in event.handles} - {""})
 
     @asynccontextmanager
     async def _let_go(self, run: str) -> AsyncIterator[tuple[StoredRun, Sequence[Event]]]:
@@ -283,6 +296,10 @@ class Runs:
             )
         return models[number]
 
+    async def is_model(self, digest: str) -> bool:
+        """Whether a run has, or had, this model."""
+        return await self._db.read(lambda connection: kept_runs.is_model(connection, digest))
+
     async def events(self, run: str, after: int, wait_s: float) -> dict[str, Any]:
         """What happened in a run after fact number `after`; waits for something to happen."""
         return await self.watching.events(run if run in self._live else await self.find(run), after, wait_s)
@@ -336,7 +353,8 @@ class Runs:
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
         paused_s = await self._db.read(lambda connection: kept_runs.paused_s_of_run(connection, row.id))
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
-        box = Mailbox(run, self._presence, self._blobs, self._outgoing, clock.now_s, self._wake)
+        held = await self._db.read(lambda connection: kept_runs.held_by_run(connection, row.id))
+        box = Mailbox(run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held)
         return _Live(run, box, clock, _Feed(self.watching, run.id)), first(run, model)
 
     async def _watch(self, live: _Live, start: Carried) -> None:
