@@ -19,6 +19,8 @@ from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores,
 from lycia.core.tensorfile import Tensor
 from lycia.deployment.identity import COORDINATOR_URL, NODE_NAME
 from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
+from lycia.storage import parts
+from lycia.storage.spool import upload_id
 
 PROTOCOL = 1
 INLINE_BYTES = 1 << 20
@@ -350,6 +352,28 @@ def reread(layout: Layout, file: bytes | memoryview, handle: str) -> Updates | S
             do="restore the file from a backup, or ask the round again from its model.",
         )
     return found
+
+
+def check_kept(file: bytes | memoryview, handle: str) -> None:
+    """Do nothing if the bytes are still those that were accepted under `handle`, which follows from them.
+
+    Raises: StorageError, if they have changed.
+    """
+    try:
+        metadata, digest = tensorfile.read(file)[1], parts.digest_of(len(file), parts.digests(file))
+        if _SUM not in metadata:
+            run, task, node = json.loads(metadata[_UPDATE])["for"]
+            digest = upload_id(run, task, node, digest)
+        is_same = digest == handle
+    except (LyciaError, ValueError, KeyError, TypeError, RecursionError):
+        is_same = False
+    if not is_same:
+        raise StorageError(
+            f"the update {handle[:12]}… is damaged: its bytes are not those that were accepted.",
+            why="its node was told that it counts, so the round cannot go on without it; the disk or another program "
+            "has changed the file.",
+            do="restore the file from a backup and resume the run; or begin its round anew with `lycia rollback`.",
+        )
 
 
 def _sum(total: Tensor, said: Mapping[str, Any], handle: str) -> Summed:

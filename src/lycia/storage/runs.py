@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
-from lycia.core.events import Event, Heard, from_json
+from lycia.core.events import Closed, Event, Heard, from_json
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
@@ -111,6 +111,8 @@ def is_model(connection: Connection, digest: str) -> bool:
 def held_by_run(connection: Connection, id: str) -> set[str]:
     """The handles of the updates that a run's open round has heard, and not yet made a model of."""
     journal = journal_of_run(connection, id)
+    if any(isinstance(event, Closed) for event in journal):
+        return set()
     return {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}
 
 

@@ -22,7 +22,8 @@ from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import lies_apart, whole_file
 from lycia.storage.disk import AS_BYTES
-from lycia.storage.uploads import Upload, upload_id
+from lycia.storage.spool import upload_id
+from lycia.storage.uploads import Upload
 
 _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
@@ -52,7 +53,8 @@ class BulkDoors:
         if upload.size_bytes > limit:
             return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
         have = await self._transfers.announce(upload)
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+        parallel = self._transfers.parallel()
+        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""

@@ -18,6 +18,7 @@ from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.wire import AskMessage, Shared
+from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 
 _INLINE = 1 << 16  # bytes; what is smaller goes along with the ask, and saves a call
@@ -119,8 +120,10 @@ class Mailbox:
         if len(event.nodes) > 1 and ask is not None and ask.grid is not None and not self.run.plan.needs_rows:
             rows = [reply.nodes.index(node) for node in event.nodes]
             summed = folding.fold(self.run.plan, ask.grid, reply, rows, [norm or 0.0 for norm in event.norms])
-            self._transfers.spool.put(summed.handle, wire.sum_file(summed, self.run.id))
-            return replace(event, handles=(summed.handle,) * len(event.nodes))
+            pieces = list(wire.sum_file(summed, self.run.id))
+            handle = parts.digest_of_pieces(pieces)
+            self._transfers.spool.put(handle, pieces)
+            return replace(event, handles=(handle,) * len(event.nodes))
         for handle in event.handles:
             self._transfers.spool.put(handle, [self._small[handle]])
         return event
@@ -155,6 +158,16 @@ class Mailbox:
     def hold(self, handle: str, content: bytes) -> None:
         """A small update has come: it stays in memory until it is known whether it counts."""
         self._small[handle] = content
+
+    async def check_held(self) -> None:
+        """Do nothing if all that the open round has heard is as it was when it was accepted.
+
+        What this process took in itself, it has seen whole; what another one did may have been changed since.
+
+        Raises: StorageError, if some of it is gone or damaged.
+        """
+        for handle in sorted(self._held):
+            await asyncio.to_thread(wire.check_kept, self._transfers.spool.open(handle), handle)
 
     def kept(self, handle: str) -> Updates | Summed:
         """The update, or the sum, under `handle`: mapped into memory and not read."""

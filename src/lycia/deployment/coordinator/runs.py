@@ -355,6 +355,7 @@ class Runs:
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
         held = await self._db.read(lambda connection: kept_runs.held_by_run(connection, row.id))
         box = Mailbox(run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held)
+        await box.check_held()
         return _Live(run, box, clock, _Feed(self.watching, run.id)), first(run, model)
 
     async def _watch(self, live: _Live, start: Carried) -> None:

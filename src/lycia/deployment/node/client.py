@@ -149,19 +149,21 @@ class Client:
         assert content is not None
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
         while True:
-            said = self._call("POST", announce, message).json()
+            said: dict[str, Any] = self._call("POST", announce, message).json()
             missing = sorted(set(range(len(message.parts))) - set(said.get("have", ())))
-            said["refused"] = said.get("refused") or self._send_parts(
-                content, message, f"{announce}/{said['upload']}", missing
-            )
+            if not said.get("refused"):
+                door, parallel = f"{announce}/{said['upload']}", min(self._parallel, int(said.get("parallel", 1)))
+                said["refused"] = self._send_parts(content, message, door, missing, parallel)
             if said["refused"]:
-                return dict(said)
-            said = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
-            if "missing" not in said:  # the coordinator may have lost parts: it says so, and what it has
-                return dict(said)
+                return said
+            done: dict[str, Any] = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
+            if "missing" not in done:  # the coordinator may have lost parts: it says so, and what it has
+                return done
 
-    def _send_parts(self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int]) -> str:
-        """Send parts; returns why no more are wanted, or ""."""
+    def _send_parts(
+        self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int], parallel: int
+    ) -> str:
+        """Send parts, as many at once as both sides want; returns why no more are wanted, or ""."""
 
         def send(number: int) -> str:
             digest = message.parts[number]
@@ -176,7 +178,7 @@ class Client:
                 do="check this machine; start the node again, and it goes on with the parts that arrived whole.",
             )
 
-        return next(filter(None, in_parallel(send, missing, self._parallel, stop=bool)), "")
+        return next(filter(None, in_parallel(send, missing, parallel, stop=bool)), "")
 
     def _fetch(self, path: str, headers: Callable[[], Mapping[str, str]], into: Into | None) -> Response:
         def paced(piece: memoryview) -> None:
