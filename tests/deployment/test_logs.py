@@ -1,7 +1,6 @@
 """Logs: every line about a run says which and in which round, and none says what is nobody's business."""
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -98,14 +97,6 @@ def test_logs_are_text_on_a_terminal_and_json_elsewhere_unless_asked(
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
     assert format_for(asked) == found
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Any:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def test_a_format_that_there_is_not_is_refused():

@@ -17,6 +17,7 @@ from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AskMessage, RollbackMessage
 from lycia.errors import NotFound
 from lycia.reports.facts import RunFacts
+from lycia.reports.words import turnout_words
 from lycia.runtime.apps import load_app
 from lycia.runtime.facts import RoundEnded, RunBegan, RunEnded
 from tests.deployment.by_hand import ByHand
@@ -251,6 +252,7 @@ def test_a_report_counts_only_what_stands(pair: Pair):
     facts = RunFacts.of(pair.facts(run))
     assert [(one.number, one.missed) for one in facts.rounds] == [(1, ""), (2, "")]
     assert [record["round"] for record in facts.undone] == [2]
+    assert "Not shown: 1 attempt at rounds that operator undid with a rollback." in turnout_words(facts)
 
 
 # ------------------------------------------------------------------------------------------------------ command line

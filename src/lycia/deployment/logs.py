@@ -14,6 +14,13 @@ from structlog.typing import Processor
 Format = Literal["json", "text"]
 
 
+class _ToStandardError(logging.Handler):
+    """Writes to what is standard error now, which may be another file than at first."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
 def format_for(asked: str | None) -> Format:
     """The format that was asked for; where none was, text on a terminal and JSON elsewhere."""
     return "text" if asked == "text" or (asked is None and sys.stderr.isatty()) else "json"
@@ -32,8 +39,8 @@ def write_logs(how: Format) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([structlog.processors.format_exc_info] if how == "json" else []),
     ]
-    structlog.configure(processors=[*told, renderer], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    handler = logging.StreamHandler(sys.stderr)
+    structlog.configure(processors=[*told, renderer], logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    handler = _ToStandardError()
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=told))
     root = logging.getLogger()
