@@ -6,6 +6,7 @@ nothing refers to is looked for only while nobody serves, since a file is writte
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select, text
@@ -23,8 +24,8 @@ from lycia.storage.facts import StoredRun
 from lycia.storage.findings import Damage, Findings, Look, files_in
 from lycia.storage.heard import check_heard, heard_updates
 from lycia.storage.homes import BLOBS, KEYS, SPOOL, check_is_home, check_whole, database_of
-from lycia.storage.runs import list_runs, models_of_run, records_of_run
-from lycia.storage.tables import EVENTS, RECORDS, RUNS
+from lycia.storage.runs import carried_of_run, list_runs, models_of_run, records_of_run
+from lycia.storage.tables import EVENTS, RECORDS
 from lycia.storage.uploads import Upload, get_upload, uploads_of_run
 
 _OVER = ("finished", "stopped")
@@ -120,12 +121,15 @@ def _run(connection: Connection, blobs: BlobFolder, row: StoredRun, look: Look) 
         return Damage(f"{what.rstrip('.')}.", means, again, row.id, round, file)
 
     look.blob(blobs, row.first_model, "the model that the run started from", lambda what, file: damage(what, file))
-    carried = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == row.id))
-    named = look.attempt(lambda what: damage(what, "table runs"), lambda: carrying.named_in(carried)) if carried else {}
     called = {"model": "the newest model", "arrays": "the optimizer's state", "frozen": "the model's frozen part"}
-    for name, digest in (named or {}).items():
-        referred.append(digest)
-        look.blob(blobs, digest, called[name], lambda what, file: damage(what, file))
+    for number, carried in carried_of_run(connection, row.id).items():
+        means = "the run cannot go on." if number is None else f"the run cannot be rolled back to round {number}."
+        told = partial(damage, means=means, round=number)
+        named = look.attempt(partial(told, file="table runs"), partial(carrying.named_in, carried))
+        for name, digest in (named or {}).items():
+            if digest not in referred:
+                look.blob(blobs, digest, called[name], told)
+            referred.append(digest)
     for model in models_of_run(connection, row.id):
         referred += [model.digest, *_model(blobs, row, model.round, model.digest, look)]
     look.damages += _records(connection, row)
