@@ -15,12 +15,12 @@ from lycia.deployment.coordinator.gate import Gate
 from lycia.deployment.node import agent, client, trainer
 
 OWN = versions.own()
-PRETENDED = os.environ["PRETENDS_TO_BE"]
 
 
 def pretend() -> None:
     """Say that it is of the other release, and speak as that would."""
-    versions.own = lambda: PRETENDED  # type: ignore[assignment]
+    release = os.environ["PRETENDS_TO_BE"]
+    versions.own = lambda: release  # type: ignore[assignment]
     real = BaseModel.model_dump_json
 
     def more(self: BaseModel, **how: Any) -> str:
@@ -29,7 +29,7 @@ def pretend() -> None:
     def less(self: BaseModel, **how: Any) -> str:
         return real(self, **how, exclude_defaults=True)
 
-    is_later = PRETENDED > OWN
+    is_later = release > OWN
     for kind in (wire.PollMessage, wire.AliveMessage, wire.ReplyMessage, wire.EnrolMessage, wire.SessionMessage):
         kind.model_dump_json = more if is_later else less  # type: ignore[method-assign]
     if not is_later:  # it has never heard of what was added since
