@@ -31,7 +31,6 @@ from lycia.storage.carrying import read_kept_model
 from lycia.storage.database import Database
 from lycia.storage.disk import to_its_end
 from lycia.storage.facts import StoredRun
-from lycia.storage.heard import check_all_heard
 from lycia.storage.run_store import RunStore
 
 log = structlog.get_logger()
@@ -312,9 +311,6 @@ class Runs:
         self._known[row.id] = replace(row, state="running", reason="", ended_s=None)
         await to_its_end(lambda: self._blobs.check(row.first_model))
         _, model = read_kept_model(self._blobs, row.first_model)
-        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, row.id))
-        # What another process wrote is checked before it becomes part of a model.
-        await to_its_end(lambda: check_all_heard(self._transfers.spool.root, row.id, journal))
         run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
         for text in (row.plan, row.layout):
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
