@@ -62,7 +62,8 @@ class Updates:
     """Nodes → server: a block of updates, one row a node. A real node sends a block of one.
 
     Shapes:
-      delta: (nodes, size) float32; local parameters minus the parameters asked with.
+      delta: (nodes, size) float32; local parameters minus the parameters asked with. A large one that was sent in a
+        narrower dtype is a `lycia.core.columns.Columns`, which is read as an array is, until a stage works on it.
       weight: (nodes,) what each node says it counts, in examples.
       extra: name → (nodes, k), as the parts that send them declare.
       metrics: name → (nodes,) what each node measured while it trained.

@@ -6,21 +6,21 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lycia import errors
 from lycia.core import tensorfile
+from lycia.core.columns import Columns
 from lycia.core.grid import Grid
-from lycia.core.layout import Layout, Model, narrow, read_model, widen
+from lycia.core.layout import Layout, Model, read_model, stored
 from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Summed, Updates
-from lycia.core.tensorfile import Tensor
+from lycia.core.space import MEMORY, Space, is_large
+from lycia.core.tensorfile import Stored, Tensor
 from lycia.deployment.identity import COORDINATOR_URL, NODE_NAME
 from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
-from lycia.storage import parts
-from lycia.storage.spool import upload_id
 
 PROTOCOL = 1
 INLINE_BYTES = 1 << 20
@@ -218,12 +218,15 @@ def decode_ask(message: AskMessage, node: str, model: Model | None, told: Mappin
     )  # fmt: skip
 
 
-def decode_model(layout: Layout, file: bytes | memoryview, base: bytes | memoryview | None) -> Model:
+def decode_model(
+    layout: Layout, file: bytes | memoryview, base: bytes | memoryview | None, space: Space = MEMORY
+) -> Model:
     """The model in a file of `model_file` and, where it has segments that are sent once, one of `base_file`.
 
     Raises: TensorFileError, LayoutError.
     """
-    return read_model(layout, tensorfile.read(file)[0] | (tensorfile.read(base)[0] if base is not None else {}))
+    tensors = tensorfile.read(file)[0] | (tensorfile.read(base)[0] if base is not None else {})
+    return read_model(layout, tensors, space)
 
 
 def decode_told(file: bytes | memoryview) -> dict[str, np.ndarray]:
@@ -237,10 +240,10 @@ def update_file(layout: Layout, updates: Updates, run: str) -> Iterator[bytes | 
     The file says for which run, task and node it was made: it is refused anywhere else, and no two are ever the same.
     """
     row = updates.delta[0]
+    tensors: dict[str, Stored]
     if row.dtype == np.float32:
         tensors = {
-            leaf.name: Tensor(leaf.sent_dtype, leaf.shape, Tensor.of(narrow(row[place], leaf.sent_dtype)).data)
-            for leaf, place in layout.places("trained")
+            leaf.name: stored(row[place], leaf.sent_dtype, leaf.shape) for leaf, place in layout.places("trained")
         }
     else:
         tensors = {_MASKED: Tensor.of(row)}
@@ -276,16 +279,16 @@ def decode_update(
             name.removeprefix(_EXTRA): tensors.pop(name).array()[np.newaxis]
             for name in [name for name in tensors if name.startswith(_EXTRA)]
         }
-        delta = tensors[_MASKED].array() if tensors.keys() == {_MASKED} else _delta(layout, file, tensors)
+        delta = tensors[_MASKED].array()[np.newaxis] if tensors.keys() == {_MASKED} else _delta(layout, tensors)
     except (LayoutError, TensorFileError) as error:
         return Malformed(task, node, _readable(error.what))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = _readable(f"its update does not say what it counts or measured ({error!r})")
         return Malformed(task, node, reason)
-    return Updates(task, (node,), delta[np.newaxis], np.array([weight]), extra, metrics, (handle,))
+    return Updates(task, (node,), delta, np.array([weight]), extra, metrics, (handle,))
 
 
-def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tensor]) -> np.ndarray:
+def _delta(layout: Layout, tensors: Mapping[str, Tensor]) -> np.ndarray:
     leaves = [leaf for leaf, _ in layout.places("trained")]
     differences: list[str] = []
     for leaf in leaves:
@@ -303,13 +306,12 @@ def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tenso
             why="every update of a run has the shapes of its model.",
             do="train with the same app and version as the run's operator.",
         )
-    one_piece = _one_piece(file, [tensors[leaf.name] for leaf in leaves])
+    pieces = [tensors[leaf.name] for leaf in leaves]
+    one_piece = tensorfile.one_piece(pieces)
     if one_piece is not None:
-        return one_piece
-    vector = np.zeros(layout.size("trained"), np.float32)
-    for leaf, place in layout.places("trained"):
-        vector[place] = widen(tensors[leaf.name].array().reshape(-1), leaf.sent_dtype)
-    return vector
+        return one_piece[np.newaxis]
+    columns = Columns(pieces)
+    return cast(np.ndarray, columns) if is_large(columns.nbytes) else np.asarray(columns)
 
 
 def sum_file(summed: Summed, run: str) -> Iterator[bytes | memoryview]:
@@ -345,42 +347,10 @@ def reread(layout: Layout, file: bytes | memoryview, handle: str) -> Updates | S
     return found
 
 
-def check_kept(file: bytes | memoryview, handle: str) -> None:
-    """Do nothing if the bytes are still those that were accepted under `handle`, which follows from them.
-
-    Raises: StorageError, if they have changed.
-    """
-    try:
-        metadata, digest = tensorfile.read(file)[1], parts.digest_of(len(file), parts.digests(file))
-        if _SUM not in metadata:
-            run, task, node = json.loads(metadata[_UPDATE])["for"]
-            digest = upload_id(run, task, node, digest)
-        is_same = digest == handle
-    except (LyciaError, ValueError, KeyError, TypeError, RecursionError):
-        is_same = False
-    if not is_same:
-        raise StorageError(
-            f"the update {handle[:12]}… is damaged: its bytes are not those that were accepted.",
-            why="its node was told that it counts, so the round cannot go on without it; the disk or another program "
-            "has changed the file.",
-            do="restore the file from a backup and resume the run; or begin its round anew with `lycia rollback`.",
-        )
-
-
 def _sum(total: Tensor, said: Mapping[str, Any], handle: str) -> Summed:
     _, task, nodes = said["for"]
     weight, norm = np.array(said["weight"], np.float64), np.array(said["norm"], np.float64)
     return Summed(task, tuple(nodes), total.array(), Grid(said["grid"]), weight, norm, handle=handle)
-
-
-def _one_piece(file: bytes | memoryview, tensors: list[Tensor]) -> np.ndarray | None:
-    """The tensors as one float32 vector without a copy, where they lie one behind the other."""
-    end = tensors[0].start if tensors else 0
-    for tensor in tensors:
-        if tensor.dtype != "float32" or tensor.start != end or end % 4:
-            return None
-        end += tensor.data.nbytes
-    return np.frombuffer(file, np.float32, (end - tensors[0].start) // 4, tensors[0].start) if tensors else None
 
 
 def encode_reply(reply: Reply) -> ReplyMessage:

@@ -25,7 +25,7 @@ def heard_updates(events: Sequence[Event]) -> list[tuple[Heard, str, str]]:
 
 
 def check_heard(spool: Path, run: str, event: Heard, node: str, handle: str) -> None:
-    """Do nothing if an update, or the sum that it is part of, is as it was accepted.
+    """Do nothing if an update, or the sum that it is part of, is as it was accepted: its name follows from its bytes.
 
     Raises: StorageError, if it is gone or has changed.
     """
@@ -36,10 +36,22 @@ def check_heard(spool: Path, run: str, event: Heard, node: str, handle: str) -> 
         tensorfile.read(content)
     except TensorFileError as error:
         raise _damaged(node, handle, f"has changed: {error.what}", spool) from error
-    digest = parts.digest_of(content.nbytes, parts.digests(content))
     is_sum = event.handles.count(handle) > 1
-    if (digest if is_sum else upload_id(run, event.task, node, digest)) != handle:
+    digest = parts.digest_of(content.nbytes, parts.digests(content))
+    if handle != (digest if is_sum else upload_id(run, event.task, node, digest)):
         raise _damaged(node, handle, "has changed", spool)
+
+
+def check_all_heard(spool: Path, run: str, events: Sequence[Event]) -> None:
+    """As `check_heard`, for all that the open round of these events has heard.
+
+    Raises: StorageError.
+    """
+    checked: set[str] = set()
+    for event, node, handle in heard_updates(events):
+        if handle not in checked:
+            check_heard(spool, run, event, node, handle)
+            checked.add(handle)
 
 
 def _damaged(node: str, handle: str, how: str, spool: Path) -> StorageError:

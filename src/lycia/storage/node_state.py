@@ -65,7 +65,7 @@ class NodeState:
         memories = zip(_STEPS, (self.start, self.before, self.now), strict=True)
         tensors = {f"{step}/{name}": Tensor.of(array) for step, memory in memories for name, array in memory.items()}
         place = json.dumps((self.round, self.attempt, self.task))
-        replace_file(path, tensorfile.to_bytes(tensors, {_PLACE: place}), fsync=False)
+        replace_file(path, tensorfile.write(tensors, {_PLACE: place}), fsync=False)
 
     def _turned_to(self, ask: Ask) -> "NodeState":
         place = (ask.round, ask.attempt, ask.task)

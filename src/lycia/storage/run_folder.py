@@ -118,8 +118,11 @@ class RunFolder:
         line = f"[{','.join(map(to_json, events))}]\n".encode()
         await to_its_end(lambda: self._here().journal.append(line))
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model and write the event that says so, in one step; returns the event."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model and write the event that says so, in one step; returns what to go on with, and the event.
+
+        What is large in it is mapped from what was kept.
+        """
         return await to_its_end(lambda: self._advance(carried, at_s))
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
@@ -141,7 +144,7 @@ class RunFolder:
         if self._fsync:  # whoever wrote it may have been killed before it was durable
             with in_words(self.path):
                 sync_folder(self.path)
-        kept = carrying.restore(self.blobs, current.carried)
+        kept = carrying.restore(self.blobs, current.carried, self.blobs.space)
         written = current.closed[0] if current.closed else 0
         journal = GrowingFile(journal_path(self.path, current), written, fsync=self._fsync)
         events, journal.size_bytes = read_journal(journal.read(), current.closed)
@@ -160,14 +163,15 @@ class RunFolder:
         self._describe(replace(self._about, first_model=kept.model))
         self._step(Current(kept.to_json(), None, 0, 0, {carried.round: kept.model}), kept)
 
-    def _advance(self, carried: Carried, at_s: float) -> Event:
+    def _advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
         here = self._here()
         kept = carrying.keep(self.blobs, self._run.id, self._run.layout, carried, here.kept)
+        kept = carrying.mapped(self.blobs, self._run.layout, kept)
         event = Closed(at_s, kept.model)
         closed = (here.journal.size_bytes, to_json(event))
         models = {**here.current.models, carried.round: kept.model}
         self._step(replace(here.current, carried=kept.to_json(), closed=closed, models=models), kept)
-        return event
+        return kept.carried, event
 
     def _end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         here = self._here()

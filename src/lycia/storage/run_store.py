@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 
 from lycia.core.events import Closed, Event, Opened, from_json, to_json
-from lycia.core.layout import Layout
+from lycia.core.layout import Layout, Model
 from lycia.core.round import Carried, Run
 from lycia.errors import StorageError
 from lycia.runtime.ports import Resumed
@@ -43,7 +43,7 @@ class RunStore:
         carried, lines = await self._database.read(self._read)
         if carried is None:
             return None
-        self._kept = await to_its_end(lambda: carrying.restore(self._blobs, carried))
+        self._kept = await to_its_end(lambda: carrying.restore(self._blobs, carried, self._blobs.space))
         return Resumed(self._kept.carried, [from_json(line) for line in lines])
 
     async def begin(self, run: Run, carried: Carried) -> None:
@@ -72,8 +72,11 @@ class RunStore:
         """Write events at the end of the open round's journal; all of them count, or none."""
         await self._database.write(lambda connection: _append(connection, self.run_id, events))
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model and write the event that says so, in one step; returns the event."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model and write the event that says so, in one step; returns what to go on with, and the event.
+
+        What is large in it is mapped from what was kept.
+        """
         kept = await self._keep(carried)
         event = Closed(at_s, kept.model)
 
@@ -82,8 +85,9 @@ class RunStore:
             _append(connection, self.run_id, [event])
 
         await self._database.write(change)
+        kept = await to_its_end(lambda: carrying.mapped(self._blobs, self._layout, kept))
         await self._turn_to(kept)
-        return event
+        return kept.carried, event
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         """Keep the round's record and what is carried on, and end its journal, in one step."""
@@ -102,6 +106,12 @@ class RunStore:
 
         await self._database.write(change)
         await self._turn_to(kept)
+
+    def blob_of(self, model: Model) -> str | None:
+        """The digest of the kept file of this very model, where it holds what nodes are sent and nothing else."""
+        kept = self._kept
+        is_kept = kept is not None and model.trained is kept.carried.model.trained
+        return kept.model if kept and is_kept and carrying.is_whole(self._layout) else None
 
     async def _keep(self, carried: Carried) -> Kept:
         return await to_its_end(lambda: carrying.keep(self._blobs, self.run_id, self._layout, carried, self._kept))

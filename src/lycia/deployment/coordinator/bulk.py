@@ -53,6 +53,7 @@ class BulkDoors:
         if upload.size_bytes > limit:
             return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
         have = await self._transfers.announce(upload)
+        box.announced(upload.id, upload.size_bytes)
         parallel = self._transfers.parallel()
         return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 

@@ -12,10 +12,12 @@ from lycia.core.events import Event, Heard
 from lycia.core.hearing import senders
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import BASELINE, Ask, Late, Reply, Summed, Updates, Vanished
+from lycia.core.needs import Needs
 from lycia.core.parts import Extra, Roster
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.wire import AskMessage, Shared
 from lycia.storage import parts
@@ -47,7 +49,7 @@ class Mailbox:
     def __init__(
         self, run: Run, presence: Presence, transfers: Transfers, blobs: BlobFolder, outgoing: BlobFolder,
         now_s: Callable[[], float], wake: Callable[[], None], held: Collection[str] = (),
-        blob_of: Callable[[Model], str | None] = lambda _: None,
+        blob_of: Callable[[Model], str | None] = lambda _: None, promises: Promises | None = None,
     ) -> None:  # fmt: skip
         """What a box needs of its coordinator.
 
@@ -55,11 +57,13 @@ class Mailbox:
           transfers: brings updates in, and keeps them; `held` are those that the open round has heard.
           outgoing: what is sent and can be made again, so that it need not be durable.
           blob_of: the blob in which a model is kept just as nodes get it, so that it is not written again.
+          promises: what all runs on these disks have been promised.
         """
         self.run, self._presence, self._transfers = run, presence, transfers
         self._blobs, self._outgoing, self._blob_of = blobs, outgoing, blob_of
         self._now_s, self._wake, self._held = now_s, wake, set(held)
         self._small: dict[str, bytes] = {}
+        self._promises, self._announced = promises or Promises(), dict[str, int]()
         self._open: dict[str, dict[int, _Open]] = {}
         self._gone: set[tuple[int, str]] = set()
         self._replies: asyncio.Queue[Reply] = asyncio.Queue()
@@ -73,6 +77,22 @@ class Mailbox:
     async def roster(self, at_least: int) -> Roster:
         """Everyone who is there, once there are enough."""
         return await self._presence.wait_roster(at_least)
+
+    async def check_space(self, needs: Needs) -> None:
+        """Do nothing if the disks have room for the next round beside what other runs have been promised.
+
+        Raises: StorageError.
+        """
+        announced = self._announced = dict[str, int]()
+        self._promises.promise(
+            self.run.id,
+            [
+                (self._transfers.spool.root, needs.updates_bytes),
+                (self._blobs.root, needs.kept_bytes + needs.scratch_bytes),
+                (self._outgoing.root, needs.sent_bytes),
+            ],
+            arrived_bytes=lambda: sum(announced.values()),
+        )
 
     async def send(self, ask: Ask) -> None:
         """Put the ask into the box of each of its nodes, and wake those that wait at the door."""
@@ -153,19 +173,13 @@ class Mailbox:
         if gone:
             await self._transfers.drop(self.run.id, gone, self._held)
 
+    def announced(self, handle: str, size_bytes: int) -> None:
+        """An update is on its way: the room that it needs has been taken."""
+        self._announced[handle] = size_bytes
+
     def hold(self, handle: str, content: bytes) -> None:
         """A small update has come: it stays in memory until it is known whether it counts."""
         self._small[handle] = content
-
-    async def check_held(self) -> None:
-        """Do nothing if all that the open round has heard is as it was when it was accepted.
-
-        What this process took in itself, it has seen whole; what another one did may have been changed since.
-
-        Raises: StorageError, if some of it is gone or damaged.
-        """
-        for handle in sorted(self._held):
-            await asyncio.to_thread(wire.check_kept, self._transfers.spool.open(handle), handle)
 
     def kept(self, handle: str) -> Updates | Summed:
         """The update, or the sum, under `handle`: mapped into memory and not read."""
@@ -225,6 +239,7 @@ class Mailbox:
           taken: (task, node) of what was written down, though its node could not be told any more.
         """
         self._open.clear()
+        self._promises.end(self.run.id)
         self._listening.set()
         for kind in ("model", "told"):
             for digest in self._made.pop(kind, {}).values():

@@ -12,10 +12,11 @@ import structlog
 
 from lycia.catalogue import plan_from_json
 from lycia.core.events import Event, Heard
-from lycia.core.layout import Layout, read_checkpoint
-from lycia.core.round import Carried, Run, first
+from lycia.core.layout import Layout, Model, checkpoint_layout
+from lycia.core.round import Run, first
 from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.coordinator.watching import OVER, Watching
 from lycia.deployment.wire import StartMessage
@@ -31,6 +32,7 @@ from lycia.storage.carrying import read_kept_model
 from lycia.storage.database import Database
 from lycia.storage.disk import to_its_end
 from lycia.storage.facts import StoredRun
+from lycia.storage.heard import check_all_heard
 from lycia.storage.run_store import RunStore
 
 log = structlog.get_logger()
@@ -45,6 +47,7 @@ class _Live:
     """A run that is being held now."""
 
     run: Run
+    store: RunStore
     mailbox: Mailbox
     clock: Clock
     task: asyncio.Task[None] | None = None
@@ -73,6 +76,7 @@ class Runs:
         self._db, self._blobs, self._outgoing, self._presence = database, blobs, outgoing, presence
         self._transfers = transfers
         self._clock, self._entropy, self._wake = clock, entropy, wake
+        self._promises = Promises()
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
         self._known: dict[str, StoredRun] = {}
@@ -118,7 +122,7 @@ class Runs:
         Raises: PlanError, LayoutError, TensorFileError, if what the operator sent does not fit together.
         """
         plan, layout = plan_from_json(message.plan), Layout.from_json(message.layout)
-        found, _, _ = await asyncio.to_thread(read_checkpoint, self._blobs.open(message.model))
+        found = await asyncio.to_thread(checkpoint_layout, self._blobs.open(message.model))
         if found != layout:
             raise LayoutError(
                 "the model that was uploaded has another layout than the run.",
@@ -155,11 +159,11 @@ class Runs:
             _check_not_over(row, "resumed")
             if row.state == "paused":
                 stood_s = self._clock.now_s() - (row.ended_s or self._clock.now_s())
-                live, start = await self._prepare(row, stood_s)
+                live, model = await self._prepare(row, stood_s)
                 await self._db.write(lambda connection: kept_runs.resume_run(connection, row.id, stood_s))
                 self._unwritten.pop(row.id, None)
                 log.info("run is resumed", run=row.id, by=by)
-                self._hold(live, start)
+                self._hold(live, model)
             return await self._stored(row.id)
 
     async def stop(self, run: str, by: str) -> StoredRun:
@@ -302,33 +306,39 @@ class Runs:
 
     # ------------------------------------------------------------------------------------------------ how they are held
 
-    def _hold(self, live: _Live, start: Carried) -> None:
+    def _hold(self, live: _Live, model: Model) -> None:
         self._live[live.run.id] = live
         self.watching.began(live.run.id)
-        live.task = asyncio.create_task(self._watch(live, start))
+        live.task = asyncio.create_task(self._watch(live, model))
 
-    async def _prepare(self, row: StoredRun, stood_s: float = 0.0) -> tuple[_Live, Carried]:
+    async def _prepare(self, row: StoredRun, stood_s: float = 0.0) -> tuple[_Live, Model]:
         self._known[row.id] = replace(row, state="running", reason="", ended_s=None)
         await to_its_end(lambda: self._blobs.check(row.first_model))
-        _, model = read_kept_model(self._blobs, row.first_model)
+        _, model = await asyncio.to_thread(read_kept_model, self._blobs, row.first_model, self._blobs.space)
+        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, row.id))
+        # What another process wrote is checked before it becomes part of a model.
+        await to_its_end(lambda: check_all_heard(self._transfers.spool.root, row.id, journal))
         run = Run(row.id, plan_from_json(row.plan), Layout.from_json(row.layout))
         for text in (row.plan, row.layout):
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
         paused_s = await self._db.read(lambda connection: kept_runs.paused_s_of_run(connection, row.id))
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
         held = await self._db.read(lambda connection: kept_runs.held_by_run(connection, row.id))
-        box = Mailbox(run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held)
-        await box.check_held()
-        return _Live(run, box, clock), first(run, model)
-
-    async def _watch(self, live: _Live, start: Carried) -> None:
-        run = live.run
         store = RunStore(self._db, self._blobs, run.id, run.layout)
-        world = World(live.mailbox, store, live.clock, self._entropy, (_Feed(self.watching, run.id),))
+        box = Mailbox(
+            run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held,
+            store.blob_of, self._promises,
+        )  # fmt: skip
+        return _Live(run, store, box, clock), model
+
+    async def _watch(self, live: _Live, model: Model) -> None:
+        run = live.run
+        feed = _Feed(self.watching, run.id)
+        world = World(live.mailbox, live.store, live.clock, self._entropy, (feed,), self._blobs.space)
         bound = log.bind(run=run.id)
         bound.info("run begins", rounds=run.plan.rounds)
         try:
-            outcome = await hold(run, start, world)
+            outcome = await hold(run, await asyncio.to_thread(first, run, model, world.space), world)
             state, reason = outcome.state, outcome.reason
         except LyciaError as error:
             bound.error("run pauses", what=error.what, why=error.why, do=error.do)

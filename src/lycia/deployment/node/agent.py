@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from lycia.core.space import is_large
 from lycia.deployment.holding import held
 from lycia.deployment.identity import Identity, Invitation, certificate_pin, fetch_certificate, write_private
 from lycia.deployment.node.client import Client
@@ -257,16 +258,23 @@ class Agent:
     def _fetch(self, digest: str, message: AskMessage) -> Path:
         folder = self._home / "models"
         target = folder / digest
+        self._make_room(folder, message)
         if digest in message.inline and not target.exists():
             part = target.with_name(f"{digest}.part")
             part.write_bytes(_inline(digest, message.inline[digest]))
             part.replace(target)
         self._client.download(digest, target, message.run)
-        others = sorted((path for path in folder.iterdir() if path != target), key=lambda path: path.stat().st_mtime)
-        for old in others[: -_MODELS_KEPT * 4]:
-            old.unlink(missing_ok=True)
         os.utime(target)
         return target
+
+    def _make_room(self, folder: Path, message: AskMessage) -> None:
+        """Remove what this ask does not need: large files at once, small ones when there are many."""
+        needed = {message.plan, message.model, message.base, message.told}
+        others = [path for path in folder.iterdir() if path.name.removesuffix(".part") not in needed]
+        others.sort(key=lambda path: path.stat().st_mtime)
+        for place, old in enumerate(others):
+            if place < len(others) - _MODELS_KEPT * 4 or is_large(old.stat().st_size):
+                old.unlink(missing_ok=True)
 
     def _check_plan(self, message: AskMessage) -> None:
         """A run keeps its plan: one that changes on the way is refused."""
