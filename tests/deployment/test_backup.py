@@ -1,5 +1,6 @@
 """A backup is whole or is none; what goes on from it is the run as it was, and nothing newer gets into it."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -274,8 +275,7 @@ def test_a_backup_is_made_again_until_no_round_has_replaced_what_it_names(
         number = next(rounds, None)
         if number is not None:
             store = kept_run.open()
-            import asyncio
-
+            store._keep_rounds = 1
             asyncio.run(store.resume())
             material.make(store, material.one_round(number))
 
