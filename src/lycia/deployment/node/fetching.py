@@ -13,7 +13,7 @@ from lycia.deployment.link import Into, Response
 from lycia.errors import ConnectionFailed
 from lycia.storage import parts
 from lycia.storage.blobs import mapped
-from lycia.storage.disk import AS_BYTES, in_words, pwrite_all
+from lycia.storage.disk import AS_BYTES, check_free, in_words, pwrite_all
 
 _Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
@@ -56,6 +56,7 @@ class _Fetching:
         self._check(parts.digest_of(size_bytes, digests), self._digest)
         self._check(found, digests[0])
         missing = self._missing(size_bytes, digests)
+        check_free(self._part.parent, sum(_length(size_bytes, number) for number in missing), "a model")
         os.ftruncate(self._file, size_bytes)
 
         def one(number: int) -> None:
@@ -100,6 +101,11 @@ class _Fetching:
         if found != wanted:
             self._part.unlink(missing_ok=True)
             raise _something_else(self._digest, f"{found[:12]}…")
+
+
+def _length(size_bytes: int, number: int) -> int:
+    place = parts.place(size_bytes, number)
+    return place.stop - place.start
 
 
 def in_parallel(
