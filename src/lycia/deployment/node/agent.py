@@ -24,7 +24,7 @@ from lycia.deployment.node.leaving import stop_on_signals
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
-from lycia.storage.disk import in_words
+from lycia.storage.disk import check_free, in_words
 from lycia.storage.node_journal import Finished, NodeJournal
 from lycia.storage.node_state import NodeState
 

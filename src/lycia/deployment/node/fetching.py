@@ -56,7 +56,7 @@ class _Fetching:
         self._check(parts.digest_of(size_bytes, digests), self._digest)
         self._check(found, digests[0])
         missing = self._missing(size_bytes, digests)
-        check_free(self._part.parent, sum(_length(size_bytes, number) for number in missing), "a model")
+        check_free(self._part.parent, min(len(missing) * parts.PART_BYTES, size_bytes), "a model")
         os.ftruncate(self._file, size_bytes)
 
         def one(number: int) -> None:
@@ -101,11 +101,6 @@ class _Fetching:
         if found != wanted:
             self._part.unlink(missing_ok=True)
             raise _something_else(self._digest, f"{found[:12]}…")
-
-
-def _length(size_bytes: int, number: int) -> int:
-    place = parts.place(size_bytes, number)
-    return place.stop - place.start
 
 
 def in_parallel(
