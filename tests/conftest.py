@@ -1,11 +1,13 @@
 """How the whole suite uses Hypothesis (no deadlines, in CI the same examples every time), commands and PostgreSQL."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.postgres import Cluster, cluster
@@ -51,3 +53,13 @@ def postgres() -> Iterator[Cluster]:
     """A PostgreSQL server of this session's own."""
     with cluster() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs in this process writes its logs its own way: that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()

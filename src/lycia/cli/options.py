@@ -1,7 +1,7 @@
 """Options and arguments that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ Kept = Annotated[
     ),
 ]
 On = Annotated[str | None, typer.Option("--on", help="The coordinator's URL, where the operator knows several.")]
+LogFormat = Annotated[
+    Literal["json", "text"] | None,
+    typer.Option(help="How to write logs.  [default: text on a terminal, json elsewhere]", show_default=False),
+]
 RunName = Annotated[str, typer.Argument(help="A run's id, an unmistakable beginning of it, or 'latest'.")]
 Observe = Annotated[
     list[str] | None,

@@ -51,7 +51,8 @@ def scrub(
         told = f"{found.runs} runs and {found.files} files looked at: "
         out.print(f"{told}{f'{len(found.damages)} damages' if found.damages else 'all sound'}")
         if found.orphans is None:
-            out.print("files that nothing refers to were not looked for: a coordinator serves, or something is damaged")
+            told = "files that nothing refers to were not looked for: a coordinator serves, or something is damaged"
+            out.print(told, soft_wrap=True)
         elif found.orphans and not remove:
             size = sum(path.stat().st_size for path in found.orphans)
             told = f"{len(found.orphans)} files ({size} bytes) that nothing refers to; --remove deletes them"

@@ -128,7 +128,7 @@ def _refused_norms(current: Round) -> list[float | None]:
 
 def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     """What is carried on after the round's measurements: task numbers, the best figure, and whether the run is over."""
-    again = current.opened.attempt + 1 if missed(current) else 0
+    again = current.opened.attempt + 1 if missed(current) else carried.first_attempt
     carried = replace(carried, task=carried.task + len(current.tasks), attempt=again)
     if current.opened.purpose == "epilogue":
         return replace(carried, over=True)

@@ -55,9 +55,12 @@ class Carried:
       best, since_best: the best figure of the plan's stop metric, and how many measurements ago it was.
       inflight: tasks of a buffered run that were asked and not heard: number → (node, version).
       participation: how often each node was heard, in a buffered run.
-      attempt: how many attempts at the next round have missed their quorum.
+      attempt: the number of the next attempt at the next round.
       finished: why there are no more rounds of training; "" while there are.
       over: there is nothing left to do, the epilogue included.
+      first_attempt: the number of every round's first attempt: 0, until the run is rolled back; then it grows, so that
+        no (round, attempt) ever comes twice.
+      undone: as in `Ask`.
     """
 
     round: int
@@ -72,6 +75,8 @@ class Carried:
     finished: str = ""
     over: bool = False
     attempt: int = 0
+    first_attempt: int = 0
+    undone: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,7 @@ def ask(run: Run, carried: Carried, current: Round, asked: Asked, space: Space =
         run.id, plan.digest, carried.round, opened.attempt, asked.task, exchange, asked.nodes,
         run.layout.as_sent(model_of(carried, current), space) if needs_model else None, arrays, each, opened.norm_bound,
         grid_of(run, current) if exchange == TRAIN else None, plan.rules.weight_cap, plan.rules.deadline_s,
+        carried.undone,
     )  # fmt: skip
 
 
@@ -314,7 +320,17 @@ def in_flight(run: Run, carried: Carried, events: Iterable[Event]) -> list[Ask]:
     """
     done = {event.task for event in events if isinstance(event, (Heard, Dropped))}
     return [
-        Ask(run.id, run.plan.digest, version, 0, number, TRAIN, (node,), deadline_s=run.plan.rules.deadline_s)
+        Ask(
+            run.id,
+            run.plan.digest,
+            version,
+            0,
+            number,
+            TRAIN,
+            (node,),
+            deadline_s=run.plan.rules.deadline_s,
+            undone=carried.undone,
+        )
         for number, (node, version) in carried.inflight.items()
         if number not in done
     ]

@@ -43,7 +43,8 @@ Count = Annotated[float, Field(ge=0, le=1e15)]  # of examples; neither a NaN nor
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What a neighbouring release says beyond this one is passed over; a field that is new here has a default.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class AskMessage(_Message):
@@ -65,6 +66,7 @@ class AskMessage(_Message):
     grid: int | None = Field(ge=-1000, le=1023)
     weight_cap: float
     deadline_s: float
+    undone: list[tuple[int, int]] = Field(default_factory=list)
 
 
 class ReplyMessage(_Message):
@@ -148,6 +150,12 @@ class StartMessage(_Message):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class RollbackMessage(_Message):
+    """An operator puts a run back to what it was after so many rounds."""
+
+    round: int = Field(ge=0, le=10**9)
+
+
 class CodeMessage(_Message):
     """A browser brings the code that `lycia dashboard` gave it."""
 
@@ -211,7 +219,7 @@ def encode_ask(ask: Ask, layout: Layout, shared: Shared, node: str) -> AskMessag
         exchange=ask.exchange, model=shared.model, base=shared.base, told=shared.told,
         each=None if each is None else b64encode(each).decode(), inline=dict(shared.inline),
         norm_bound=ask.norm_bound, grid=None if ask.grid is None else ask.grid.exponent, weight_cap=ask.weight_cap,
-        deadline_s=ask.deadline_s,
+        deadline_s=ask.deadline_s, undone=list(ask.undone),
     )  # fmt: skip
 
 
@@ -221,6 +229,7 @@ def decode_ask(message: AskMessage, node: str, model: Model | None, told: Mappin
         message.run, message.plan, message.round, message.attempt, message.task, message.exchange, (node,), model, told,
         {} if message.each is None else {node: b64decode(message.each)}, message.norm_bound,
         None if message.grid is None else Grid(message.grid), message.weight_cap, message.deadline_s,
+        tuple(message.undone),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from lycia.storage.database import reading
 from lycia.storage.dialects import dialect_of
 from lycia.storage.homes import BLOBS, DATABASE, KEYS, check_is_home, database_of
 from lycia.storage.packs import Packing
-from lycia.storage.runs import list_runs, models_of_run
+from lycia.storage.runs import carried_of_run, list_runs, models_of_run
 from lycia.storage.sqlite import copy_file, sqlite_url
 from lycia.storage.tables import EVENTS, METADATA, PARTS, RUNS, SETTINGS, UPLOADS
 
@@ -97,10 +97,11 @@ def _snapshot(url: str, copy: Path, blobs: BlobFolder) -> dict[str, memoryview]:
         copy.unlink(missing_ok=True)
         _copy(url, copy)
         with reading(sqlite_url(copy)) as connection:
-            named = [carrying.named_in(text) for text in connection.scalars(select(RUNS.c.carried)) if text]
+            runs = connection.scalars(select(RUNS.c.id)).all()
+            named = [carrying.named_in(text) for run in runs for text in carried_of_run(connection, run).values()]
         held: dict[str, memoryview] = {}
         try:
-            for digest in (names["arrays"] for names in named if "arrays" in names):
+            for digest in (names[kind] for names in named for kind in ("arrays", "model") if kind in names):
                 held[digest] = blobs.open(digest)
         except NotFound:
             if digest == missing:  # twice the same: no round has replaced it
@@ -155,8 +156,8 @@ def _named(connection: Connection, blobs: BlobFolder) -> set[str]:
                 found |= {digest, carrying.frozen_of(blobs, digest)}
             except NotFound as error:
                 raise _damaged(error.what) from error
-        carried = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == run.id))
-        found |= set(carrying.named_in(carried).values()) if carried else set()
+        for text in carried_of_run(connection, run.id).values():
+            found |= set(carrying.named_in(text).values())
     return found - {""}
 
 

@@ -54,6 +54,7 @@ class Kept:
                 "inflight": [[task, node, version] for task, (node, version) in carried.inflight.items()],
                 "participation": dict(carried.participation),
                 "finished": carried.finished, "over": carried.over,
+                "first_attempt": carried.first_attempt, "undone": carried.undone,
             },
             separators=(",", ":"),
         )  # fmt: skip
@@ -71,6 +72,14 @@ def keep(blobs: BlobFolder, run_id: str, layout: Layout, carried: Carried, last:
     same_arrays = same_model and last is not None and carried.slots is last.carried.slots
     arrays = last.arrays if last and same_arrays else _keep_arrays(blobs, run_id, layout, carried)
     return Kept(carried, digest, arrays, frozen)
+
+
+def put_model(blobs: BlobFolder, layout: Layout, kept: Kept) -> None:
+    """Put the model of `kept` into its blob again.
+
+    Raises: StorageError, if the disk is full or fails.
+    """
+    blobs.put(_model_file(layout, kept.carried.model, kept.frozen))
 
 
 def mapped(blobs: BlobFolder, layout: Layout, kept: Kept) -> Kept:
@@ -122,7 +131,8 @@ def restore(blobs: BlobFolder, text: str, space: Space = MEMORY) -> Kept:
     carried = Carried(
         values["round"], model, slots, tuple(values["norms"]), values["task"], values["best"], values["since_best"],
         {task: (node, version) for task, node, version in values["inflight"]}, values["participation"],
-        values["finished"], values["over"], values["attempt"],
+        values["finished"], values["over"], values["attempt"], values.get("first_attempt", 0),
+        tuple((number, task) for number, task in values.get("undone", ())),
     )  # fmt: skip
     return Kept(carried, values["model"], values["arrays"], values["frozen"])
 
@@ -176,10 +186,17 @@ def named_in(text: str) -> dict[str, str]:
 
 
 def raised(text: str, tasks: int, attempts: int) -> str:
-    """What `Kept.to_json` wrote, with so many tasks behind it, at this attempt, and nothing under way at any node."""
+    """What `Kept.to_json` wrote, with so many tasks behind it, all attempts from this one on, and nothing under way."""
     values: dict[str, Any] = json.loads(text)
     return json.dumps(
-        {**values, "task": values["task"] + tasks, "attempt": attempts, "inflight": []}, separators=(",", ":")
+        {
+            **values,
+            "task": values["task"] + tasks,
+            "attempt": attempts,
+            "first_attempt": attempts,  # of later rounds, too, there may have been attempts that are not known here
+            "inflight": [],
+        },
+        separators=(",", ":"),
     )
 
 

@@ -52,6 +52,8 @@ class _Ended:
 class Database:
     """A database, open for one process.
 
+    Attributes:
+      on_commit: called, in the writer's thread, with how many changes were committed, and in how many seconds.
     Guarantees: what `write` returned is on the disk; a change that raises leaves nothing behind, and no other with it;
       a change is made once, also where the connection to a server is lost while it is committed.
     """
@@ -71,6 +73,7 @@ class Database:
         self.told = self._dialect.told
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._closing, self._closed, self._ending = threading.Lock(), False, threading.Event()
+        self.on_commit: Callable[[int, float], None] = lambda _changes, _seconds: None
         self._dialect.take()
         self._writer, self._reader = self._dialect.writer(), self._dialect.reader(readers)
         self._reads = ThreadPoolExecutor(readers, thread_name_prefix="database-read")
@@ -174,7 +177,7 @@ class Database:
         return changes, False
 
     def _commit(self, changes: list[_Change]) -> list[_Ended]:
-        patience, in_doubt = _Patience(self._dialect, self._ending), None
+        patience, in_doubt, began_s = _Patience(self._dialect, self._ending), None, time.perf_counter()
         while True:
             try:
                 self._dialect.keep()
@@ -188,6 +191,7 @@ class Database:
                     return [_Ended(error=_undone(self._dialect, error, in_doubt is not None)) for _ in changes]
             else:
                 self._dialect.committed()
+                self.on_commit(len(changes), time.perf_counter() - began_s)
                 return [_Ended(one.value, one.error and self._dialect.in_words(one.error)) for one in in_doubt]
 
 

@@ -209,7 +209,7 @@ def _begun(connection: Connection, blobs: BlobFolder, run: Run, row: StoredRun) 
     _, model = carrying.read_kept_model(blobs, row.first_model)
     kept = carrying.keep(blobs, run.id, run.layout, first(run, model))
     connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(first_model=kept.model))
-    connection.execute(insert(MODELS).values(run=run.id, round=0, digest=kept.model))
+    connection.execute(insert(MODELS).values(run=run.id, round=0, digest=kept.model, carried=kept.to_json()))
     return kept.to_json()
 
 
@@ -229,7 +229,10 @@ def _concluded(connection: Connection, blobs: BlobFolder, run: Run, text: str, e
             run=run.id, number=number, round=record["round"], attempt=record["attempt"], json=record_to_json(record)
         )
     )
-    return replace(kept, carried=carried).to_json()
+    text = replace(kept, carried=carried).to_json()
+    of_round = (MODELS.c.run == run.id) & (MODELS.c.round == carried.round)
+    connection.execute(update(MODELS).where(of_round).values(carried=text))
+    return text
 
 
 def _attempt(text: str) -> int:

@@ -1,7 +1,6 @@
 """A run in the coordinator's database, as the loop needs it."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -17,6 +16,7 @@ from lycia.storage.carrying import Kept
 from lycia.storage.database import Connection, Database
 from lycia.storage.disk import to_its_end
 from lycia.storage.facts import record_to_json
+from lycia.storage.rollback import Held, let_go, remove_held
 from lycia.storage.runs import get_run
 from lycia.storage.tables import EVENTS, MODELS, RECORDS, RUNS
 
@@ -24,13 +24,18 @@ from lycia.storage.tables import EVENTS, MODELS, RECORDS, RUNS
 class RunStore:
     """A `Store` for one run that stands on the database's list (`create_run`). One coordinator uses it at a time.
 
-    The events of a round are deleted when it ends, and with them its secret. The models of all rounds are kept.
+    The events of a round are deleted when it ends, and with them its secret. Of all rounds the model is kept, and what
+    was carried out of them, so that the run can be rolled back to there (`lycia.storage.rollback`).
 
     Guarantees: a call is durable when it returns, and has happened wholly or not at all, wherever it is killed.
     """
 
-    def __init__(self, database: Database, blobs: BlobFolder, run_id: str, layout: Layout) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobFolder, run_id: str, layout: Layout, keep_rounds: int | None = None
+    ) -> None:
+        """`keep_rounds`: how many of the newest rounds are kept, beside the first and the best one; None for all."""
         self.run_id, self._database, self._blobs, self._layout = run_id, database, blobs, layout
+        self._keep_rounds = keep_rounds
         self._kept: Kept | None = None
 
     async def resume(self) -> Resumed | None:
@@ -64,8 +69,9 @@ class RunStore:
                 )
             connection.execute(update(RUNS).where(RUNS.c.id == self.run_id).values(first_model=kept.model))
             self._put_model(connection, kept)
+            self._end_model(connection, kept)
 
-        await self._database.write(change)
+        await self._write(change, kept)
         self._kept = kept
 
     async def append(self, events: Sequence[Event]) -> None:
@@ -84,15 +90,15 @@ class RunStore:
             self._put_model(connection, kept)
             _append(connection, self.run_id, [event])
 
-        await self._database.write(change)
-        kept = await to_its_end(lambda: carrying.mapped(self._blobs, self._layout, kept))
-        await self._turn_to(kept)
+        await self._write(change, kept)
+        self._kept = kept = await to_its_end(lambda: carrying.mapped(self._blobs, self._layout, kept))
         return kept.carried, event
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         """Keep the round's record and what is carried on, and end its journal, in one step."""
         kept = await self._keep(carried)
         line = record_to_json(record)
+        gone: list[Held] = []
 
         def change(connection: Connection) -> None:
             number = connection.scalar(select(func.count()).select_from(RECORDS).where(RECORDS.c.run == self.run_id))
@@ -103,9 +109,14 @@ class RunStore:
             )  # fmt: skip
             connection.execute(delete(EVENTS).where(EVENTS.c.run == self.run_id))
             connection.execute(update(RUNS).where(RUNS.c.id == self.run_id).values(carried=kept.to_json()))
+            if record.get("purpose", "train") == "train" and not record["missed"]:
+                self._end_model(connection, kept)
+                gone.extend(let_go(connection, self.run_id, self._keep_rounds) if self._keep_rounds else ())
 
-        await self._database.write(change)
-        await self._turn_to(kept)
+        await self._write(change, kept)
+        self._kept = kept
+        if gone:
+            await remove_held(self._database, self._blobs, self.run_id, gone)
 
     def blob_of(self, model: Model) -> str | None:
         """The digest of the kept file of this very model, where it holds what nodes are sent and nothing else."""
@@ -116,12 +127,24 @@ class RunStore:
     async def _keep(self, carried: Carried) -> Kept:
         return await to_its_end(lambda: carrying.keep(self._blobs, self.run_id, self._layout, carried, self._kept))
 
-    async def _turn_to(self, kept: Kept) -> None:
-        """Go on from `kept`, and remove the arrays that it replaces; if that fails they lie there, and do no harm."""
-        before, self._kept = self._kept, kept
-        if before and before.arrays not in ("", kept.arrays):
-            with suppress(StorageError):
-                await to_its_end(lambda: self._blobs.remove(before.arrays))
+    async def _write(self, change: Callable[[Connection], None], kept: Kept) -> None:
+        """Make a change that names the model of `kept`, once that is there for good.
+
+        An equal model may have been another run's, which let go of it a moment ago: see `remove_unneeded`.
+        """
+
+        def checked(connection: Connection) -> bool:
+            is_there = self._blobs.has(kept.model)
+            if is_there:
+                change(connection)
+            return is_there
+
+        while not await self._database.write(checked):
+            await to_its_end(lambda: carrying.put_model(self._blobs, self._layout, kept))
+
+    def _end_model(self, connection: Connection, kept: Kept) -> None:
+        of_round = (MODELS.c.run == self.run_id) & (MODELS.c.round == kept.carried.round)
+        connection.execute(update(MODELS).where(of_round).values(carried=kept.to_json()))
 
     def _read(self, connection: Connection) -> tuple[str | None, list[str]]:
         if get_run(connection, self.run_id).layout != self._layout.to_json():

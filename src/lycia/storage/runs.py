@@ -106,6 +106,14 @@ def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     return [StoredModel(row.round, row.digest) for row in rows]
 
 
+def carried_of_run(connection: Connection, id: str) -> dict[int | None, str]:
+    """Round → what a run carried on after it, of the rounds that one can go back to; under None what it carries now."""
+    rows = connection.execute(select(MODELS.c.round, MODELS.c.carried).where(MODELS.c.run == id))
+    kept: dict[int | None, str] = {row.round: row.carried for row in rows if row.carried}
+    now: str | None = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == id))
+    return ({None: now} if now else {}) | kept
+
+
 def is_model(connection: Connection, digest: str) -> bool:
     """Whether a run has, or had, a model of this digest."""
     return connection.scalar(select(MODELS.c.run).where(MODELS.c.digest == digest).limit(1)) is not None
@@ -120,10 +128,26 @@ def held_by_run(connection: Connection, id: str) -> set[str]:
 
 
 def records_of_run(connection: Connection, id: str, first: int = 0, most: int | None = None) -> list[Mapping[str, Any]]:
-    """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on."""
+    """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on.
+
+    The record of a round that was undone also says `undone`: by whom, and when.
+    """
     of_run = (RECORDS.c.run == id) & (RECORDS.c.number >= first)
-    rows = connection.execute(select(RECORDS.c.json).where(of_run).order_by(RECORDS.c.number).limit(most))
-    return [json.loads(row.json) for row in rows]
+    rows = connection.execute(select(RECORDS).where(of_run).order_by(RECORDS.c.number).limit(most))
+    return [_record(row) for row in rows]
+
+
+def last_records_of_run(connection: Connection, id: str, most: int) -> list[Mapping[str, Any]]:
+    """What the last rounds that ended, and were not undone, left behind."""
+    of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_(None)
+    rows = connection.execute(select(RECORDS).where(of_run).order_by(RECORDS.c.number.desc()).limit(most)).all()
+    return [_record(row) for row in reversed(rows)]
+
+
+def undone_of_run(connection: Connection, id: str) -> list[int]:
+    """The numbers of the records of rounds that were undone."""
+    of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_not(None)
+    return list(connection.scalars(select(RECORDS.c.number).where(of_run).order_by(RECORDS.c.number)))
 
 
 def heard_before(connection: Connection, id: str, task: int, node: str) -> bool:
@@ -151,6 +175,11 @@ def facts_of_run(connection: Connection, id: str) -> dict[str, Any]:
     Raises: NotFound, if there is no such run.
     """
     return facts_of(get_run(connection, id), "deployment", records_of_run(connection, id))
+
+
+def _record(row: Row[Any]) -> Mapping[str, Any]:
+    record: dict[str, Any] = json.loads(row.json)
+    return record if row.undone_s is None else {**record, "undone": {"by": row.undone_by, "at_s": row.undone_s}}
 
 
 def _run(row: Row[Any]) -> StoredRun:

@@ -4,8 +4,11 @@ While a coordinator serves, files come and go: what looks damaged counts only if
 nothing refers to is looked for only while nobody serves, since a file is written before anything refers to it.
 """
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select, text
@@ -23,8 +26,8 @@ from lycia.storage.facts import StoredRun
 from lycia.storage.findings import Damage, Findings, Look, files_in
 from lycia.storage.heard import check_heard, heard_updates
 from lycia.storage.homes import BLOBS, KEYS, SPOOL, check_is_home, check_whole, database_of
-from lycia.storage.runs import list_runs, models_of_run, records_of_run
-from lycia.storage.tables import EVENTS, RECORDS, RUNS
+from lycia.storage.runs import carried_of_run, list_runs, models_of_run, records_of_run
+from lycia.storage.tables import EVENTS, RECORDS
 from lycia.storage.uploads import Upload, get_upload, uploads_of_run
 
 _OVER = ("finished", "stopped")
@@ -120,15 +123,19 @@ def _run(connection: Connection, blobs: BlobFolder, row: StoredRun, look: Look) 
         return Damage(f"{what.rstrip('.')}.", means, again, row.id, round, file)
 
     look.blob(blobs, row.first_model, "the model that the run started from", lambda what, file: damage(what, file))
-    carried = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == row.id))
-    named = look.attempt(lambda what: damage(what, "table runs"), lambda: carrying.named_in(carried)) if carried else {}
     called = {"model": "the newest model", "arrays": "the optimizer's state", "frozen": "the model's frozen part"}
-    for name, digest in (named or {}).items():
-        referred.append(digest)
-        look.blob(blobs, digest, called[name], lambda what, file: damage(what, file))
+    for number, carried in carried_of_run(connection, row.id).items():
+        means = "the run cannot go on." if number is None else f"the run cannot be rolled back to round {number}."
+        told = partial(damage, means=means, round=number)
+        named = look.attempt(partial(told, file="table runs"), partial(carrying.named_in, carried))
+        for name, digest in (named or {}).items():
+            if digest not in referred:
+                look.blob(blobs, digest, called[name], told)
+            referred.append(digest)
     for model in models_of_run(connection, row.id):
         referred += [model.digest, *_model(blobs, row, model.round, model.digest, look)]
     look.damages += _records(connection, row)
+    referred += _undone(connection, row)
     return {path for digest in referred if _is_digest(blobs, digest) for path in blobs.files(digest)}
 
 
@@ -145,6 +152,16 @@ def _model(blobs: BlobFolder, row: StoredRun, number: int, digest: str, look: Lo
     if frozen:
         look.blob(blobs, frozen, f"the frozen part of the model of round {number}", damage)
     return [frozen] if frozen else []
+
+
+def _undone(connection: Connection, row: StoredRun) -> list[str]:
+    """The models of rounds that were undone: only their records still name them."""
+    lines = connection.scalars(select(RECORDS.c.json).where(RECORDS.c.run == row.id, RECORDS.c.undone_s.is_not(None)))
+    found = []
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # which `_records` tells
+            found.append(str(json.loads(line)["model"]))
+    return [digest for digest in found if digest]
 
 
 def _records(connection: Connection, row: StoredRun) -> Iterator[Damage]:

@@ -37,6 +37,7 @@ class _Open:
 
     ask: Ask
     shared: Shared
+    since_s: float
 
 
 class Mailbox:
@@ -97,8 +98,9 @@ class Mailbox:
     async def send(self, ask: Ask) -> None:
         """Put the ask into the box of each of its nodes, and wake those that wait at the door."""
         shared = await asyncio.to_thread(self._share, ask)
+        since_s = self._presence.now_s()  # of all runs the same, while a run's own clock may have stood still
         for node in ask.nodes:
-            self._open.setdefault(node, {})[ask.task] = _Open(ask, shared)
+            self._open.setdefault(node, {})[ask.task] = _Open(ask, shared, since_s)
         self._wake()
 
     async def receive(self, until_s: float) -> Reply | None:
@@ -207,6 +209,11 @@ class Mailbox:
             self.bytes_down += sum(map(len, item.shared.inline.values())) * 3 // 4
             return wire.encode_ask(item.ask, self.run.layout, item.shared, node)
         return None
+
+    def waiting_since(self, node: str) -> float | None:
+        """Since when the oldest ask waits for the node, on the clock that all runs share; None if none does."""
+        box = self._open.get(node)
+        return box[min(box)].since_s if box else None
 
     async def expects(self, task: int, node: str) -> bool:
         """Whether this task waits for this node; after a restart, once the loop has put the open asks back."""

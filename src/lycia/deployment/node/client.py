@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from lycia.deployment import versions
 from lycia.deployment.identity import Identity
 from lycia.deployment.link import HttpsLink, Into, Link, LinkFailed, Response
 from lycia.deployment.node import fetching
@@ -210,7 +211,8 @@ class Client:
     ) -> Response:  # fmt: skip
         sized = {"content-length": str(len(content))} if method != "GET" else {}
         body = self._paced(content) if len(content) > _PIECE_BYTES else content
-        return self._link.call(method, path, headers={**headers, **sized}, body=body, into=into, silence_s=silence_s)
+        said = {**versions.spoken(), **headers, **sized}
+        return self._link.call(method, path, headers=said, body=body, into=into, silence_s=silence_s)
 
     def _paced(self, content: bytes | memoryview) -> Iterator[memoryview]:
         view = memoryview(content)
@@ -254,6 +256,8 @@ class Client:
                     response = once()
                 except _NoSession as error:
                     response = error.response
+                if response.status != 426:  # which says the same, from the other side
+                    versions.check_neighbours(versions.own(), versions.said_in(response.headers))
                 if response.status == 401 and signed and not renewed:
                     renewed, self._bearer = True, ""
                     continue

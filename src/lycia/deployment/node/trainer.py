@@ -32,7 +32,7 @@ from lycia.runtime.apps import load_app, own_failure
 from lycia.runtime.threads import one_thread
 from lycia.storage.blobs import mapped
 from lycia.storage.disk import replace_file
-from lycia.storage.node_state import NodeState
+from lycia.storage.node_state import EARLIER, NodeState
 from lycia.storage.space import Scratch
 
 
@@ -88,14 +88,17 @@ class Worker:
         model = _model(layout, job.model, job.base, space) if job.model else None
         told = wire.decode_told(_content(job.told)) if job.told else {}
         ask = wire.decode_ask(job.ask, self._name, model, told)
-        state, changes = NodeState.at(job.memory), ask.exchange == TRAIN or ask.exchange not in OWN_EXCHANGES
+        state, changes = (
+            NodeState.at(job.memory, ask.undone),
+            ask.exchange == TRAIN or ask.exchange not in OWN_EXCHANGES,
+        )
         node = Node(self._name, self._data, state.base(ask) if changes else state.now, b64decode(job.secret))
         with one_thread():
             reply, memory = work(self._app.trainer, plan, layout, ask, node, space)
         if os.getppid() != self._agent:  # it was killed, and another one may be at the same task with another trainer
             sys.exit(1)
         if changes and (memory or job.memory.exists()):  # most nodes have nothing to remember
-            state.worked(ask, memory).keep(job.memory)
+            state.worked(ask, memory).keep(job.memory, earlier=EARLIER)
         if isinstance(reply, Updates):
             replace_file(job.update, wire.update_file(layout, reply, job.ask.run), fsync=True)
             return {"update": str(job.update)}
@@ -120,7 +123,8 @@ def main(arguments: list[str]) -> int:
     """Load the app and the data, say so, and work until standard input ends."""
     name, app_path, data_name = arguments
     out = _private_output()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which ends this process
+    for one in (signal.SIGINT, signal.SIGTERM):  # they are for the agent, which ends this process when its work is done
+        signal.signal(one, signal.SIG_IGN)
     try:
         app = load_app(Path(app_path))
         data = load_node_data(data_name, app, _note)
