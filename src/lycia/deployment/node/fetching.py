@@ -33,17 +33,24 @@ def fetch(get: Fetch, path: str, digest: str, target: Path, parallel: int = _PAR
     """
     part = target.with_name(f"{target.name}.part")
     with in_words(part):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | AS_BYTES, 0o600)
+        fetching = _Fetching(get, path, digest, part, os.open(part, os.O_RDWR | os.O_CREAT | AS_BYTES, 0o600))
         try:
-            _Fetching(get, path, digest, part, descriptor).run(parallel)
+            fetching.run(parallel)
         finally:
-            os.close(descriptor)
+            fetching.end()
         part.replace(target)
 
 
 class _Fetching:
     def __init__(self, get: Fetch, path: str, digest: str, part: Path, descriptor: int) -> None:
         self._get, self._path, self._digest, self._part, self._file = get, path, digest, part, descriptor
+        self._writing, self._is_over = threading.Lock(), False
+
+    def end(self) -> None:
+        """Close the file. A thread that still waits for its part finds that nobody wants it any more."""
+        with self._writing:  # it would else write into whatever file is opened next, under the same number
+            self._is_over = True
+            os.close(self._file)
 
     def run(self, parallel: int) -> None:
         found, size_bytes = self._first()
@@ -82,7 +89,10 @@ class _Fetching:
             nonlocal at
             if at + piece.nbytes > stop:
                 raise _something_else(self._digest, "more than was asked for")
-            pwrite_all(self._file, piece, at)
+            with self._writing:
+                if self._is_over:
+                    raise _given_up(self._digest)
+                pwrite_all(self._file, piece, at)
             hasher.update(piece)
             at += piece.nbytes
 
@@ -99,7 +109,9 @@ class _Fetching:
 
     def _check(self, found: str, wanted: str) -> None:
         if found != wanted:
-            self._part.unlink(missing_ok=True)
+            with self._writing:
+                if not self._is_over:  # else the file is another fetching's, or whole
+                    self._part.unlink(missing_ok=True)
             raise _something_else(self._digest, f"{found[:12]}…")
 
 
@@ -160,6 +172,14 @@ def _whole_size(response: Response) -> int:
             do="check any proxy in between: it must pass `Range` and `Content-Range`.",
         )
     return int(total)
+
+
+def _given_up(digest: str) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"the fetching of {digest[:12]}… was given up.",
+        why="another part of it could not be fetched.",
+        do="fetch it again: it goes on with the parts that are here.",
+    )
 
 
 def _something_else(digest: str, found: str) -> ConnectionFailed:
