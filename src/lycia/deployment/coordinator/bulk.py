@@ -22,7 +22,8 @@ from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import lies_apart, whole_file
 from lycia.storage.disk import AS_BYTES
-from lycia.storage.uploads import Upload, upload_id
+from lycia.storage.spool import upload_id
+from lycia.storage.uploads import Upload
 
 _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
@@ -51,7 +52,9 @@ class BulkDoors:
                 return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
             have = await self._transfers.announce(upload) if box is not None else []
             if box is not None and await box.expects(task, caller.name):
-                return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+                box.announced(upload.id, upload.size_bytes)
+                parallel = self._transfers.parallel()
+                return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
             if box is not None:  # its task was withdrawn at this moment
                 self._transfers.forget([upload.id])
         refused = await self._service.late(caller, run, task)

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from lycia.deployment import versions
 from lycia.deployment.identity import Identity
 from lycia.deployment.link import HttpsLink, Into, Link, LinkFailed, Response
 from lycia.deployment.node import fetching
@@ -149,25 +150,28 @@ class Client:
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
         lost = 0
         while True:
-            said = self._call("POST", announce, message).json()
+            said: dict[str, Any] = self._call("POST", announce, message).json()
             if said.get("refused") or "digest" in said:  # it is not wanted, or it is there already
-                return dict(said)
+                return said
             missing = sorted(set(range(len(message.parts))) - set(said["have"]))
+            door, parallel = f"{announce}/{said['upload']}", min(self._parallel, int(said.get("parallel", 1)))
             try:
-                refused = self._send_parts(content, message, f"{announce}/{said['upload']}", missing)
+                refused = self._send_parts(content, message, door, missing, parallel)
                 if refused:
                     return {**said, "refused": refused}
-                said = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
+                done: dict[str, Any] = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
             except NotFound:  # the coordinator knows the upload no more, as after it was restored from a backup
                 lost += 1
                 if lost == _TRIES:
                     raise
                 continue
-            if "missing" not in said:  # the coordinator may have lost parts: it says so, and what it has
-                return dict(said)
+            if "missing" not in done:  # the coordinator may have lost parts: it says so, and what it has
+                return done
 
-    def _send_parts(self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int]) -> str:
-        """Send parts; returns why no more are wanted, or ""."""
+    def _send_parts(
+        self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int], parallel: int
+    ) -> str:
+        """Send parts, as many at once as both sides want; returns why no more are wanted, or ""."""
 
         def send(number: int) -> str:
             digest = message.parts[number]
@@ -182,7 +186,7 @@ class Client:
                 do="check this machine; start the node again, and it goes on with the parts that arrived whole.",
             )
 
-        return next(filter(None, in_parallel(send, missing, self._parallel, stop=bool)), "")
+        return next(filter(None, in_parallel(send, missing, parallel, stop=bool)), "")
 
     def _fetch(self, path: str, headers: Callable[[], Mapping[str, str]], into: Into | None) -> Response:
         def paced(piece: memoryview) -> None:
@@ -213,7 +217,8 @@ class Client:
     ) -> Response:  # fmt: skip
         sized = {"content-length": str(len(content))} if method != "GET" else {}
         body = self._paced(content) if len(content) > _PIECE_BYTES else content
-        return self._link.call(method, path, headers={**headers, **sized}, body=body, into=into, silence_s=silence_s)
+        said = {**versions.spoken(), **headers, **sized}
+        return self._link.call(method, path, headers=said, body=body, into=into, silence_s=silence_s)
 
     def _paced(self, content: bytes | memoryview) -> Iterator[memoryview]:
         view = memoryview(content)
@@ -257,6 +262,8 @@ class Client:
                     response = once()
                 except _NoSession as error:
                     response = error.response
+                if response.status != 426:  # which says the same, from the other side
+                    versions.check_neighbours(versions.own(), versions.said_in(response.headers))
                 if response.status == 401 and signed and not renewed:
                     renewed, self._bearer = True, ""
                     continue
