@@ -13,6 +13,7 @@ import pytest
 from lycia import Uniform
 from lycia.core import hearing
 from lycia.deployment.coordinator import server
+from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.service import Service
 from lycia.deployment.coordinator.transfers import Limits, Transfers
 from lycia.deployment.link import LinkFailed
@@ -28,6 +29,7 @@ from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import RawNode
 from tests.deployment.transferring import (
     INLINE,
+    LOST,
     PART,
     Hurt,
     Killed,
@@ -431,7 +433,7 @@ def test_an_update_that_was_announced_by_parts_and_came_in_one_call_is_there_whe
 
 
 def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
-    limited: Callable[[Limits], Coordinator], join: Join
+    limited: Callable[[Limits], Coordinator], join: Join, monkeypatch: pytest.MonkeyPatch
 ):
     # Given a coordinator that takes one body at a time, and a sender that trickles
     coordinator = limited(Limits(silence_s=1.0, bodies=1))
@@ -440,13 +442,22 @@ def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
     content, theirs, link = update_for(node, ask), update_for(slow, other), hurt(node.client)
     door, message = f"/v1/runs/{run}/tasks/{other.task}/upload", announced(theirs)
     upload, statuses, began = slow.client._call("POST", door, message).json()["upload"], [], threading.Event()
-    over = threading.Event()
+    over, real = threading.Event(), Presence.heard
+
+    def heard(self: Presence, name: str, size: int) -> None:
+        real(self, name, size)
+        if name == "south":  # it has the place
+            began.set()
+
+    monkeypatch.setattr(Presence, "heard", heard)
+
+    def was_sent_away() -> bool:
+        return any(method == "PUT" and status in (429, LOST) for method, _, status in link.calls)
 
     def trickle() -> Iterator[bytes]:
         for byte in theirs[: PART - 1]:
             yield bytes([byte])
-            began.set()
-            if any(status == 429 for _, _, status in link.calls):
+            if was_sent_away():
                 break
             over.wait(0.02)
         over.wait(20)  # and says no more
@@ -463,7 +474,7 @@ def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
     assert began.wait(20)
     # When another node sends its update, then it is told to come again until the silent one has lost its place
     assert node.send(ask, content) == ""
-    assert any(status == 429 for _, _, status in link.calls)
+    assert was_sent_away()
     over.set()
     thread.join()
     assert statuses != [200]
@@ -608,13 +619,13 @@ def test_what_a_node_sends_is_paced_and_nobody_elses_pace_is_touched(
     limited: Callable[[Limits], Coordinator], join: Join, monkeypatch: pytest.MonkeyPatch
 ):
     moved: list[tuple[str, int]] = []
-    real = Transfers._paced
+    real = Transfers._moved
 
-    async def paced(self: Transfers, sender: str, gathered: bytearray) -> bytes:
-        moved.append((sender, len(gathered)))
-        return await real(self, sender, gathered)
+    async def noted(self: Transfers, sender: str, size: int) -> None:
+        moved.append((sender, size))
+        await real(self, sender, size)
 
-    monkeypatch.setattr(Transfers, "_paced", paced)
+    monkeypatch.setattr(Transfers, "_moved", noted)
     coordinator = limited(Limits(node_bytes_s=1e9))
     node = join(coordinator)
     _, (ask,) = begin(coordinator, node)

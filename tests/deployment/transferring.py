@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lycia import App, Schema
-from lycia.deployment.link import Body, Into, Link, Response
+from lycia.deployment.link import Body, Into, Link, LinkFailed, Response
 from lycia.deployment.node.client import Client
 from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AskMessage
@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 
 PART = 4096  # more than a plan or a layout has, which are always one part
 INLINE = 1024
+LOST = 0  # the status of a call of which the connection was lost
 
 
 class Killed(BaseException):
@@ -50,7 +51,11 @@ class Hurt:
             body = self.change(place, body)
         if "range" in headers:
             self.ranges.append(headers["range"])
-        response = self._link.call(method, path, headers=headers, body=body, into=into, silence_s=silence_s)
+        try:
+            response = self._link.call(method, path, headers=headers, body=body, into=into, silence_s=silence_s)
+        except LinkFailed:
+            self.calls.append((method, place, LOST))
+            raise
         self.calls.append((method, place, response.status))
         return response
 
