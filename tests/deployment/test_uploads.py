@@ -1,7 +1,6 @@
 """Updates that come by parts, over a real network: nothing comes twice, nothing is lost, nobody gets at another's."""
 
 import errno
-import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -67,7 +66,7 @@ def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     with ExitStack() as stack:
 
         def make(limits: Limits) -> Coordinator:
-            monkeypatch.setattr(server, "Service", functools.partial(Service, limits=limits))
+            monkeypatch.setattr(server, "Service", lambda *said, **more: Service(*said, **{**more, "limits": limits}))
             return stack.enter_context(Coordinator(tmp_path / "limited", SILENCE_S))
 
         yield make
@@ -436,13 +435,7 @@ def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
     limited: Callable[[Limits], Coordinator], join: Join, monkeypatch: pytest.MonkeyPatch
 ):
     # Given a coordinator that takes one body at a time, and a sender that trickles
-    coordinator = limited(Limits(silence_s=1.0, bodies=1))
-    node, slow = join(coordinator), join(coordinator, "south")
-    run, (ask, other) = begin(coordinator, node, slow)
-    content, theirs, link = update_for(node, ask), update_for(slow, other), hurt(node.client)
-    door, message = f"/v1/runs/{run}/tasks/{other.task}/upload", announced(theirs)
-    upload, statuses, began = slow.client._call("POST", door, message).json()["upload"], [], threading.Event()
-    over, real = threading.Event(), Presence.heard
+    began, over, real = threading.Event(), threading.Event(), Presence.heard
 
     def heard(self: Presence, name: str, size: int) -> None:
         real(self, name, size)
@@ -450,6 +443,12 @@ def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
             began.set()
 
     monkeypatch.setattr(Presence, "heard", heard)
+    coordinator = limited(Limits(silence_s=1.0, bodies=1))
+    node, slow = join(coordinator), join(coordinator, "south")
+    run, (ask, other) = begin(coordinator, node, slow)
+    content, theirs, link = update_for(node, ask), update_for(slow, other), hurt(node.client)
+    door, message = f"/v1/runs/{run}/tasks/{other.task}/upload", announced(theirs)
+    upload, statuses = slow.client._call("POST", door, message).json()["upload"], list[int]()
 
     def was_sent_away() -> bool:
         return any(method == "PUT" and status in (429, LOST) for method, _, status in link.calls)
@@ -469,6 +468,7 @@ def test_a_node_that_finds_no_place_waits_for_one_that_a_silent_sender_leaves(
         except LinkFailed:
             statuses.append(0)
 
+    began.clear()  # it was heard of before, when it fetched what it needed
     thread = threading.Thread(target=send_slowly)
     thread.start()
     assert began.wait(20)
