@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.deployment.coordinator import sessions
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.identity import Identity, client_context, fetch_certificate
+from lycia.deployment.node import client as client_module
 from lycia.deployment.node.client import Client
 from lycia.deployment.operator import download_model, follow
 from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AliveMessage, Problem, ReplyMessage, StartMessage
 from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, PlanError, TensorFileError
 from lycia.runtime.apps import load_app
+from lycia.runtime.beginning import first_model
+from lycia.storage import parts
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
@@ -77,12 +81,12 @@ def files_in(home: Path) -> set[Path]:
     return {path for room in ("blobs", "spool") for path in (home / room).rglob("*") if path.is_file()}
 
 
-def asked(coordinator: Coordinator, *nodes: RawNode) -> tuple[str, list]:
+def asked(coordinator: Coordinator, *nodes: RawNode, rounds: int = 1) -> tuple[str, list]:
     """A run, and what its nodes, who are all that are there, are asked first."""
     for node in nodes:
         assert node.poll(0.0) is None
     app = load_app(APP)
-    plan = replace(app.plan, rounds=1, rules=replace(app.plan.rules, least_nodes=1, deadline_s=60.0))
+    plan = replace(app.plan, rounds=rounds, rules=replace(app.plan.rules, least_nodes=1, deadline_s=60.0))
     run = start_run(coordinator.client, replace(app, plan=plan))
     asks = [node.poll(10.0) for node in nodes]
     assert all(ask is not None and ask.run == run for ask in asks)
@@ -380,6 +384,24 @@ def test_a_reply_twice_and_a_reply_after_the_end_are_answered_alike(
     assert node.answer(ask.model_copy(update={"exchange": "evaluate"}), Draft.file) == "the run is finished"
 
 
+@pytest.mark.parametrize("rounds", [1, 2], ids=["when the run is over", "when the next round is open"])
+def test_an_update_that_was_taken_is_taken_when_it_comes_again_after_its_round(
+    rounds: int, coordinator: Coordinator, joined: Callable[..., RawNode]
+):
+    # Given an update that was taken, whose node has not heard of it, and a round that has ended since
+    node = joined("node")
+    run, (ask,) = asked(coordinator, node, rounds=rounds)
+    assert node.answer(ask, Draft.file) == ""
+    node.answer(node.poll(), Draft.file)  # it measures the model
+    later = node.poll() if rounds > 1 else finish(coordinator, run, node)
+    # When it comes again, then it is not late: its node shall remember what came of that work
+    assert node.answer(ask, Draft.file) == ""
+    if later is not None:
+        assert later.round == 1
+        finish(coordinator, run, node)
+    assert not any(record["late"] for record in coordinator.client.get(f"/v1/runs/{run}")["records"])
+
+
 # ------------------------------------------------------------------------------------------------------------- starting
 
 
@@ -409,6 +431,20 @@ def test_a_run_that_does_not_fit_together_is_refused_before_it_begins(coordinato
             coordinator.client.post("/v1/runs", StartMessage(**sound | change))
         assert reason in refused.value.what
     assert coordinator.client.get("/v1/runs") == before
+
+
+def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_run(coordinator: Coordinator):
+    app = load_app(APP)
+    layout, model = first_model(app)
+    file = coordinator.client.upload_blob(layout.file(model))
+    plan = replace(app.plan, rules=replace(app.plan.rules, least_nodes=99)).to_json()
+    message = StartMessage(run="once", app=app.name, plan=plan, layout=layout.to_json(), model=file)
+    before = len(coordinator.client.get("/v1/runs")["runs"])
+    assert [coordinator.client.post("/v1/runs", message)["run"] for _ in range(2)] == ["once", "once"]
+    assert len(coordinator.client.get("/v1/runs")["runs"]) == before + 1
+    with pytest.raises(AccessError, match="another run 'once'"):
+        coordinator.client.post("/v1/runs", message.model_copy(update={"app": "another"}))
+    coordinator.client.post("/v1/runs/once/stop")
 
 
 def test_an_app_may_be_called_anything(coordinator: Coordinator, joined: Callable[..., RawNode]):
@@ -484,3 +520,38 @@ def test_what_a_node_delivers_after_it_was_revoked_does_not_count(
 def test_the_certificate_that_is_shown_is_the_one_in_the_invitation(coordinator: Coordinator):
     invitation = coordinator.invite("anybody-at-all")
     assert fetch_certificate(invitation.url, invitation.pin) == (coordinator.home / "certificate.pem").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------ transfers
+
+
+@pytest.fixture
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files go by parts, too."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4096)
+    monkeypatch.setattr(client_module, "INLINE_BYTES", 64)
+
+
+def test_an_update_by_parts_whose_upload_was_let_go_of_is_announced_again(
+    cut_small: None, coordinator: Coordinator, joined: Callable[..., RawNode], monkeypatch: pytest.MonkeyPatch
+):
+    node = joined("node")
+    run, (ask,) = asked(coordinator, node)
+    real, lost = Transfers.find, []
+
+    async def find(self: Transfers, sender: str, id: str) -> object:
+        if sender == node.name and len(lost) < 3:
+            lost.append(id)
+            await self._forget([id])
+        return await real(self, sender, id)
+
+    monkeypatch.setattr(Transfers, "find", find)
+    assert node.answer(ask, Draft.file) == ""
+    assert len(lost) == 3
+    finish(coordinator, run, node)
+    assert coordinator.client.get(f"/v1/runs/{run}")["records"][0]["survivors"] == [node.name]
+
+
+def test_a_model_that_is_there_already_is_not_sent_again(cut_small: None, coordinator: Coordinator):
+    digest = coordinator.client.upload_blob([bytes(10_000)])
+    assert coordinator.client.upload_blob([bytes(10_000)]) == digest

@@ -324,7 +324,8 @@ def round_record(run: Run, current: Round) -> dict[str, object]:
     """What happened in a round, as plain data: for reports, observers and the record.
 
     Returns: the keys are round, attempt, purpose, population, asked, survivors, weights, norms, dropped, late,
-      train_metrics, evaluation (exchange → pooled, nodes), norm_bound, grid, model, missed, opened_s, ended_s.
+      train_metrics, evaluation (exchange → pooled, nodes), norm_bound, grid, model, missed, opened_s, ended_s; and
+      tasks, node → the task that its update answered, by which one that comes again is known.
     """
     trained = current.heard.get(TRAIN, {})
 
@@ -351,6 +352,7 @@ def round_record(run: Run, current: Round) -> dict[str, object]:
         "survivors": sorted(trained),
         "weights": column(lambda event, row: event.weights[row]),
         "norms": column(lambda event, row: event.norms[row]),
+        "tasks": {node: event.task for node, (event, _) in sorted(trained.items())},
         "train_metrics": {"pooled": pooled(current, TRAIN), "nodes": per_node(TRAIN)},
         "evaluation": {name: {"pooled": pooled(current, name), "nodes": per_node(name)} for name in measured},
         "dropped": [

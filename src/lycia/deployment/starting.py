@@ -6,7 +6,8 @@ from lycia.catalogue import check_sendable
 from lycia.core.plan import App
 from lycia.deployment.node.client import Client
 from lycia.deployment.wire import StartMessage
-from lycia.runtime.beginning import first_model, versions
+from lycia.runtime.apps import run_name
+from lycia.runtime.beginning import first_model, run_id, versions
 
 
 def start_run(client: Client, app: App, checkpoint: Path | None = None) -> str:
@@ -19,7 +20,8 @@ def start_run(client: Client, app: App, checkpoint: Path | None = None) -> str:
     check_sendable(app.plan)
     layout, model = first_model(app, checkpoint)
     message = StartMessage(
-        app=app.name, plan=app.plan.to_json(), layout=layout.to_json(), model=client.upload_blob(layout.file(model)),
-        versions=versions(), schema_text=app.schema.to_json() if app.schema is not None else None,
+        run=run_id(run_name(app.name)), app=app.name, plan=app.plan.to_json(), layout=layout.to_json(),
+        model=client.upload_blob(layout.file(model)), versions=versions(),
+        schema_text=app.schema.to_json() if app.schema is not None else None,
     )  # fmt: skip
     return str(client.post("/v1/runs", message)["run"])

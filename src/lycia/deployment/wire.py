@@ -35,6 +35,7 @@ _MASKED = "masked"
 _LARGEST_NAME = 200
 _LARGEST_REASON = 1000
 _MOST_METRICS = 200
+_RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,7 +50,7 @@ class _Message(BaseModel):
 class AskMessage(_Message):
     """One ask as one node gets it. Models and arrays are named by digest and fetched once; small ones come `inline`."""
 
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")  # it becomes a path at the node, as digests do
+    run: str = Field(pattern=_RUN_ID)  # it becomes a path at the node, as digests do
     plan: Digest
     layout: Digest
     round: int
@@ -134,8 +135,13 @@ class InviteMessage(_Message):
 
 
 class StartMessage(_Message):
-    """An operator starts a run; the model's file has been uploaded before."""
+    """An operator starts a run; the model's file has been uploaded before.
 
+    Attributes:
+      run: the run's id, so that a start whose answer was lost can be repeated; None lets the coordinator name it.
+    """
+
+    run: str | None = Field(default=None, pattern=_RUN_ID)
     app: str = Field(max_length=_LARGEST_NAME)
     plan: str
     layout: str

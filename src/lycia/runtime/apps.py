@@ -16,7 +16,7 @@ _OWN_MODULES = ("lycia_app_", "lycia_data_")  # what files of users are called o
 
 def run_name(app: str) -> str:
     """The app's name as its runs bear it, in paths and URLs: letters, digits, dots, dashes and underlines."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", app).strip(".-")[:60] or "app"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", app).strip("._-")[:60] or "app"
 
 
 def load_app(path: Path) -> App:

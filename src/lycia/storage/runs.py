@@ -12,6 +12,8 @@ from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
 from lycia.storage.tables import EVENTS, MODELS, RECORDS, RUNS, StoredModel
 
+_ROUNDS_RECALLED = 100  # more than any node misses that only waits for an answer
+
 
 def create_run(connection: Connection, run: StoredRun) -> None:
     """Put a run on the list, before its first round."""
@@ -146,6 +148,18 @@ def undone_of_run(connection: Connection, id: str) -> list[int]:
     """The numbers of the records of rounds that were undone."""
     of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_not(None)
     return list(connection.scalars(select(RECORDS.c.number).where(of_run).order_by(RECORDS.c.number)))
+
+
+def heard_before(connection: Connection, id: str, task: int, node: str) -> bool:
+    """Whether a round of the run that ended heard the node's update for this task; only the latest ones are asked."""
+    latest = select(RECORDS.c.json).where(RECORDS.c.run == id).order_by(RECORDS.c.number.desc()).limit(_ROUNDS_RECALLED)
+    for row in connection.execute(latest):
+        tasks: Mapping[str, int] = json.loads(row.json).get("tasks", {})
+        if tasks.get(node) == task:
+            return True
+        if tasks and max(tasks.values()) < task:  # task numbers only grow
+            return False
+    return False
 
 
 def rounds_of_run(connection: Connection, id: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.coordinator.watching import OVER, Watching
 from lycia.deployment.wire import StartMessage
-from lycia.errors import LayoutError, LyciaError, NotFound, StorageError
+from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, StorageError
 from lycia.runtime.apps import run_name
 from lycia.runtime.beginning import run_id
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded
@@ -126,9 +126,11 @@ class Runs:
     # --------------------------------------------------------------------------------------------------- how they stand
 
     async def start(self, message: StartMessage) -> str:
-        """Begin a run; returns its id.
+        """Begin a run, unless it has begun already under the id that the operator gave it; returns its id.
 
-        Raises: PlanError, LayoutError, TensorFileError, if what the operator sent does not fit together.
+        Raises:
+          PlanError, LayoutError, TensorFileError: if what the operator sent does not fit together.
+          AccessError: if another run has that id.
         """
         plan, layout = plan_from_json(message.plan), Layout.from_json(message.layout)
         found = await asyncio.to_thread(checkpoint_layout, self._blobs.open(message.model))
@@ -138,13 +140,23 @@ class Runs:
                 why="a run keeps the names, shapes and kinds of its first model.",
                 do="start again with a model of this app.",
             )
+        id = message.run or run_id(run_name(message.app))
         row = StoredRun(
-            run_id(run_name(message.app)), message.app, message.plan, plan.digest, message.layout, time.time(),
-            message.versions, message.schema_text, first_model=message.model,
+            id, message.app, message.plan, plan.digest, message.layout, time.time(), message.versions,
+            message.schema_text, first_model=message.model,
         )  # fmt: skip
-        held = await self._prepare(row)
-        await self._db.write(lambda connection: kept_runs.create_run(connection, row))
-        self._hold(*held)
+        async with self._changing:
+            known = next((other for other in await self.all() if other.id == row.id), None)
+            if known is None:
+                held = await self._prepare(row)
+                await self._db.write(lambda connection: kept_runs.create_run(connection, row))
+                self._hold(*held)
+            elif (known.app, known.plan, known.layout) != (row.app, row.plan, row.layout):
+                raise AccessError(
+                    f"there is another run {row.id!r}.",
+                    why="a run's id stands for one plan and one model, so that a start may be repeated.",
+                    do="start it under another id.",
+                )
         return row.id
 
     async def pause(self, run: str, by: str) -> StoredRun:
@@ -345,6 +357,10 @@ class Runs:
         state = (await self._stored(run)).state
         journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, run))
         return "" if (task, node) in _taken(journal) else f"the run is {state}"
+
+    async def heard_before(self, run: str, task: int, node: str) -> bool:
+        """Whether a round that has ended heard the node's update for this task, whose acknowledgement was lost then."""
+        return await self._db.read(lambda connection: kept_runs.heard_before(connection, run, task, node))
 
     # ------------------------------------------------------------------------------------------------ how they are held
 
