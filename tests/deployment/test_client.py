@@ -82,7 +82,7 @@ def lost() -> Exception:
 
 def test_a_node_tries_again_for_as_long_as_it_takes_and_says_so_once(caller: Callable[..., Client]):
     notes: list[str] = []
-    troubles = [lost()] * 5 + [(503, b""), (502, b"<html>"), (500, b"bug"), (507, FULL), (429, b"")]
+    troubles = [lost()] * 5 + [(503, b""), (502, b"<html>"), (500, b"bug"), (507, FULL), (429, b""), (408, b"")]
     assert caller(Script(*troubles, (200, {"refused": ""})), notes=notes).get("/v1/anything") == {"refused": ""}
     assert [note.partition(" (")[0] for note in notes] == [
         "the coordinator cannot be reached", "the coordinator answers again",

@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-OPERATIONS = ("write", "fsync", "replace", "unlink", "ftruncate", "mkdir")
+OPERATIONS = tuple(
+    name
+    for name in ("write", "pwrite", "fsync", "replace", "unlink", "ftruncate", "posix_fallocate", "mkdir")
+    if hasattr(os, name)  # some systems lack the second and the one before the last
+)
 
 
 class Killed(BaseException):
@@ -35,8 +39,8 @@ class Killer:
 
         def guarded(*args: Any, **more: Any) -> Any:
             if self._last is not None and self._reached >= self._last:
-                if name == "write" and self._reached == self._last:
-                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
+                if name in ("write", "pwrite") and self._reached == self._last:
+                    real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
                 self._reached += 1
                 raise Killed(f"at operation {self._last}, a {name}")
             self._reached += 1

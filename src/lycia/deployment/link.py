@@ -117,8 +117,10 @@ class HttpsLink:
             self._busy.discard(connection)
             if is_good:
                 self._idle.append(connection)
-        if not is_good:
-            connection.close()
+                return
+            lost, self._idle = [connection, *self._idle], []  # what took one of them, has most likely taken them all
+        for one in lost:
+            one.close()
 
     def _new(self) -> http.client.HTTPSConnection:
         host, port = self._to.hostname or "", self._to.port or _PORT

@@ -63,8 +63,9 @@ class NodeJournal:
 
 def _read(path: Path) -> Finished | None:
     with in_words(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        content = path.read_bytes() if path.exists() else b""
     try:
-        return Finished(**json.loads(text)) if text else None
-    except (ValueError, TypeError):  # damaged since: the task is simply not finished, and is worked out again
+        found = Finished(**json.loads(content))
+        return found if isinstance(found.ask, dict) and isinstance(found.said["update"], str) else None
+    except (ValueError, TypeError, LookupError, RecursionError):  # damaged since: as if it had never been finished
         return None

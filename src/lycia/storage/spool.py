@@ -49,7 +49,8 @@ class Spool:
         """
         target = self.path(handle)
         with in_words(target):
-            descriptor = os.open(target, os.O_RDWR | os.O_CREAT | AS_BYTES, 0o600)
+            target.unlink(missing_ok=True)  # a new file: whoever still reads or writes the old one has that
+            descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | AS_BYTES, 0o600)
             try:
                 reserve(descriptor, size_bytes)
                 if self._fsync:

@@ -15,7 +15,7 @@ from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.requests import message_of, number_of
 from lycia.deployment.coordinator.service import Service
 from lycia.deployment.coordinator.sessions import Caller
-from lycia.deployment.coordinator.transfers import Arriving, TooLarge, too_large
+from lycia.deployment.coordinator.transfers import TooLarge, too_large
 from lycia.deployment.wire import INLINE_BYTES, UploadedMessage, UploadMessage
 from lycia.errors import AccessError, NotFound
 from lycia.storage import parts
@@ -46,74 +46,82 @@ class BulkDoors:
         """Expect an update by parts; says which are here, or why none are wanted."""
         run, task = _place(request)
         upload = _upload(await message_of(request, UploadMessage), run, task, caller.name)
-        box = await self._service.expects(caller, run, task)
-        if box is None:
-            return JSONResponse({"upload": upload.id, "refused": await self._service.late(caller, run, task)})
-        limit = _largest_update(box)
-        if upload.size_bytes > limit:
-            return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
-        have = await self._transfers.announce(upload)
-        box.announced(upload.id, upload.size_bytes)
-        parallel = self._transfers.parallel()
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
+        async with self._transfers.alone(run, task, caller.name):  # an update that is being heard is not replaced
+            box = await self._service.expects(caller, run, task)
+            if box is not None and upload.size_bytes > (limit := _largest_update(box)):
+                return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
+            have = await self._transfers.announce(upload) if box is not None else []
+            if box is not None and await box.expects(task, caller.name):
+                box.announced(upload.id, upload.size_bytes)
+                parallel = self._transfers.parallel()
+                return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
+            if box is not None:  # its task was withdrawn at this moment
+                self._transfers.forget([upload.id])
+        refused = await self._service.late(caller, run, task)
+        have = [] if refused else list(range(len(upload.parts)))  # it was taken before: nothing needs to come again
+        return JSONResponse({"upload": upload.id, "refused": refused, "have": have})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
         run, task = _place(request)
-        arriving = await self._found(caller, request.path_params["id"])
-        if arriving is None:
-            return JSONResponse({"refused": "", "missing": True})
+        box = await self._service.expects(caller, run, task)
+        if box is None:  # it would be for nothing: what is not sent costs nobody anything
+            return JSONResponse({"refused": await self._service.late(caller, run, task)})
+        arriving = await self._transfers.find(caller.name, request.path_params["id"])
         if (arriving.upload.run, arriving.upload.task) != (run, task):
             raise NotFound(
                 "that upload is for another task.",
                 why="an upload belongs to the run and the task that it was announced for.",
                 do="announce it again for this task.",
             )
-        box = await self._service.expects(caller, run, task)
-        if box is None:  # it would be for nothing: what is not sent costs nobody anything
-            return JSONResponse({"refused": await self._service.late(caller, run, task)})
         box.bytes_up += int(number_of(request.headers, "content-length", 0))
         return await self._part(request, caller)
 
     async def update(self, request: Request, caller: Caller) -> Response:
         """An update: in the body, or as an upload of which all parts are here."""
         run, task = _place(request)
+        if _is_json(request):
+            said = await message_of(request, UploadedMessage)
+            async with self._transfers.alone(run, task, caller.name):
+                return await self._uploaded(caller, run, task, said)
         box = await self._service.expects(caller, run, task)
         if box is None:
             return JSONResponse({"refused": await self._service.late(caller, run, task)})
-        await self._service.presence.saw(caller.name, caller.role)
         limit = _largest_update(box)
-        if _is_json(request):
-            arriving = await self._found(caller, (await message_of(request, UploadedMessage)).upload)
-            is_for_this = arriving is not None and (arriving.upload.run, arriving.upload.task) == (run, task)
-            if arriving is None or not is_for_this or len(arriving.have) < len(arriving.upload.parts):
-                return JSONResponse({"refused": "", "missing": True})
-            handle = arriving.upload.id
-            content: bytes | memoryview = await asyncio.to_thread(self._transfers.spool.open, handle)
-        else:
-            if number_of(request.headers, "content-length", 0) > limit:
-                return JSONResponse({"refused": await self._refuse(caller, run, task, limit)})
-            try:
-                content = await self._transfers.small(caller.name, request.stream(), min(limit, _LARGEST_INLINE))
-            except TooLarge:
-                if limit > _LARGEST_INLINE:
-                    raise
-                return JSONResponse({"refused": await self._refuse(caller, run, task, limit)})
-            box.bytes_up += len(content)
-            handle = upload_id(run, task, caller.name, parts.digest_of_pieces([content]))
-            box.hold(handle, content)
+        if number_of(request.headers, "content-length", 0) > limit:
+            return JSONResponse({"refused": await self._refuse(caller, run, task, limit)})
+        try:
+            content = await self._transfers.small(caller.name, request.stream(), min(limit, _LARGEST_INLINE))
+        except TooLarge:
+            if limit > _LARGEST_INLINE:
+                raise
+            return JSONResponse({"refused": await self._refuse(caller, run, task, limit)})
+        box.bytes_up += len(content)
+        handle = upload_id(run, task, caller.name, parts.digest_of_pieces([content]))
+        box.hold(handle, content)
+        return await self._hand_on(caller, box, task, content, handle)
+
+    async def _uploaded(self, caller: Caller, run: str, task: int, said: UploadedMessage) -> Response:
+        box = await self._service.expects(caller, run, task)
+        if box is None:
+            return JSONResponse({"refused": await self._service.late(caller, run, task)})
+        arriving = await self._transfers.find(caller.name, said.upload)
+        upload = arriving.upload
+        is_whole = (upload.run, upload.task) == (run, task) and len(arriving.have) == len(upload.parts)
+        if not is_whole or not await asyncio.to_thread(self._transfers.spool.has, upload.id, upload.size_bytes):
+            return JSONResponse({"refused": "", "missing": True})
+        content = await asyncio.to_thread(self._transfers.spool.open, upload.id)
+        return await self._hand_on(caller, box, task, content, upload.id)
+
+    async def _hand_on(
+        self, caller: Caller, box: Mailbox, task: int, content: bytes | memoryview, handle: str
+    ) -> Response:
+        run = box.run.id
         reply = wire.decode_update(box.run.layout, content, run, task, caller.name, handle)
         refused = await self._service.deliver(caller, run, reply)
         if isinstance(reply, Malformed):
             box.forget([handle])
         return JSONResponse({"refused": refused})
-
-    async def _found(self, caller: Caller, id: str) -> Arriving | None:
-        """An upload of the caller's; None if there is none, as when a restart let go of it: it is announced again."""
-        try:
-            return await self._transfers.find(caller.name, id)
-        except NotFound:
-            return None
 
     async def _refuse(self, caller: Caller, run: str, task: int, limit: int) -> str:
         reply = Malformed(task, caller.name, f"its update is larger than {limit} bytes")
@@ -122,23 +130,21 @@ class BulkDoors:
     async def _part(self, request: Request, caller: Caller) -> Response:
         id, number = request.path_params["id"], request.path_params["number"]
         digest = request.headers.get("x-part-digest", "")
-        try:
-            is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
-        except NotFound:  # it was let go of, or another one was announced in its place: the sender announces it again
-            return JSONResponse({"refused": "", "missing": True})
+        is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
         return JSONResponse({"refused": "", "damaged": not is_whole})
 
     # -------------------------------------------------------------------------------------------------- models, coming
 
     async def announce_blob(self, request: Request, caller: Caller) -> Response:
-        """Expect a model's file by parts; says which are here, and its digest if it is whole."""
+        """Expect a model's file by parts; says which are here."""
         upload = _upload(await message_of(request, UploadMessage), "", -1, caller.name)
         if upload.size_bytes > _LARGEST_MODEL:
             raise too_large(_LARGEST_MODEL)
         whole = range(len(upload.parts))
-        if await asyncio.to_thread(self._blobs.has, upload.digest):
-            return JSONResponse({"upload": upload.id, "have": list(whole), "digest": upload.digest})
-        return JSONResponse({"upload": upload.id, "have": await self._transfers.announce(upload)})
+        is_here = await asyncio.to_thread(self._blobs.has, upload.digest)
+        have = list(whole) if is_here else await self._transfers.announce(upload)
+        said = {"upload": upload.id, "have": have} | ({"digest": upload.digest} if is_here else {})
+        return JSONResponse(said)
 
     async def blob_part(self, request: Request, caller: Caller) -> Response:
         """A part of a model's file."""
@@ -150,9 +156,7 @@ class BulkDoors:
             content = await self._transfers.small(caller.name, request.stream(), INLINE_BYTES)
             return JSONResponse({"digest": await asyncio.to_thread(self._blobs.put, [content])})
         said = await message_of(request, UploadedMessage)
-        arriving = await self._found(caller, said.upload)
-        if arriving is None:
-            return JSONResponse({"missing": True})
+        arriving = await self._transfers.find(caller.name, said.upload)
         upload = arriving.upload
         if not await asyncio.to_thread(self._blobs.has, upload.digest):
             if len(arriving.have) < len(upload.parts):
@@ -166,7 +170,7 @@ class BulkDoors:
     async def blob(self, request: Request, caller: Caller) -> Response:
         """The bytes behind a digest, or a range of them, for those whom an ask or a role gives them."""
         digest = request.path_params["digest"]
-        folder = await self._folder(caller, digest)
+        folder = await self._folder(request, caller, digest)
         size = folder.size(digest)
         place, status = _range(request, size)
         headers = {"etag": f'"{digest}"', "cache-control": "private, immutable", "accept-ranges": "bytes"}
@@ -185,7 +189,7 @@ class BulkDoors:
     async def blob_parts(self, request: Request, caller: Caller) -> Response:
         """The digests of a blob's parts, from which its own digest follows."""
         digest = request.path_params["digest"]
-        folder = await self._folder(caller, digest)
+        folder = await self._folder(request, caller, digest)
         found = await asyncio.to_thread(folder.parts, digest)
         return JSONResponse({"size_bytes": folder.size(digest), "parts": list(found)})
 
@@ -200,8 +204,8 @@ class BulkDoors:
             self._service.assembled.add(digest)
         return JSONResponse({"digest": digest, "size_bytes": folder.size(digest)})
 
-    async def _folder(self, caller: Caller, digest: str) -> BlobFolder:
-        if not await self._service.may_read(caller, digest):
+    async def _folder(self, request: Request, caller: Caller, digest: str) -> BlobFolder:
+        if not await self._service.may_read(caller, digest, request.query_params.get("run", "")):
             raise NotFound(
                 f"there is nothing under {digest[:12]}… for {caller.name!r}.",
                 why="a blob is for those whom an open ask names it to; a digest alone is no key.",

@@ -70,7 +70,7 @@ class Mailbox:
         self._replies: asyncio.Queue[Reply] = asyncio.Queue()
         self._waiting: dict[tuple[int, str], list[asyncio.Future[str | None]]] = {}
         self._made: dict[str, dict[str, str]] = {}
-        self._listening = asyncio.Event()
+        self._listening, self._is_stopping = asyncio.Event(), False
         self.bytes_up = self.bytes_down = 0
 
     # ------------------------------------------------------------------------------------------ what the loop calls
@@ -129,10 +129,11 @@ class Mailbox:
             return events
         secured: list[Event] = []
         for event in events:
-            if isinstance(event, Heard) and any(handle in self._small for handle in event.handles):
-                secured.append(await asyncio.to_thread(self._secure, reply, event))
-            else:
-                secured.append(event)
+            if isinstance(event, Heard):
+                if any(handle in self._small for handle in event.handles):
+                    event = await asyncio.to_thread(self._secure, reply, event)
+                self._held.update(event.handles)  # from here on, nothing that ends with its task takes them away
+            secured.append(event)
         return secured
 
     def _secure(self, reply: Updates, event: Heard) -> Heard:
@@ -163,7 +164,6 @@ class Mailbox:
                 for node, handle in zip(reply.nodes, reply.handles, strict=True)
                 if self._small.pop(handle, None) is None
             }
-            self._held.update(handle for handle, node in by_parts.items() if node not in refusals)
             self.forget(handle for handle, node in by_parts.items() if node in refusals)
 
     async def withdraw(self, tasks: Iterable[int]) -> None:
@@ -215,9 +215,13 @@ class Mailbox:
         box = self._open.get(node)
         return box[min(box)].since_s if box else None
 
+    async def ready(self) -> None:
+        """Wait until the asks that were open before a restart are back."""
+        await self._listening.wait()
+
     async def expects(self, task: int, node: str) -> bool:
         """Whether this task waits for this node; after a restart, once the loop has put the open asks back."""
-        await self._listening.wait()
+        await self.ready()
         return task in self._open.get(node, {})
 
     def extras(self) -> tuple[Extra, ...]:
@@ -232,7 +236,12 @@ class Mailbox:
         return False
 
     async def deliver(self, reply: Reply, node: str) -> str | None:
-        """Hand a reply to the loop; returns why it was not taken, or None, once that is written down."""
+        """Hand a reply to the loop; returns why it was not taken, or None, once that is written down.
+
+        Raises: Stopping, if nobody will answer here any more.
+        """
+        if self._is_stopping:
+            raise Stopping
         waiting: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault((reply.task, node), []).append(waiting)
         self._replies.put_nowait(reply)
@@ -258,6 +267,7 @@ class Mailbox:
 
     def interrupt(self) -> None:
         """The coordinator stops: who waits here for an answer shall call again when it is back."""
+        self._is_stopping = True
         self._open.clear()
         self._listening.set()
         for waiting in self._unanswered():

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -404,6 +404,9 @@ class Runs:
         await (self._pause(run.id, reason) if state == "paused" else self._set_state(run.id, state, reason))
         log.info("run ends", **live.feed.place, state=state, reason=reason)
         self._dismiss(live, state)
+        if state in OVER:  # what is still on its way for it is for nothing
+            with suppress(StorageError):  # it lies there until the coordinator starts again
+                await self._transfers.drop(run.id, None, ())
 
     def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]] = ()) -> None:
         del self._live[live.run.id]

@@ -248,6 +248,8 @@ class Service:
 
     async def expects(self, caller: Caller, run: str, task: int) -> Mailbox | None:
         """The box that an update for this task belongs into; None if nobody waits for it any more."""
+        # First of all, that it is there: after a restart, the run may wait for its nodes before it listens to them.
+        await self.presence.saw(caller.name, caller.role)
         box = self.runs.box(run)
         return box if box is not None and await box.expects(task, caller.name) else None
 
@@ -262,10 +264,16 @@ class Service:
         refused = await self.deliver(caller, run, Late(task, caller.name))
         return "" if refused and await self.runs.heard_before(run, task, caller.name) else refused
 
-    async def may_read(self, caller: Caller, digest: str) -> bool:
-        """Whether an ask that waits for the caller gives it this blob; to an operator, whether it is a run's model."""
+    async def may_read(self, caller: Caller, digest: str, run: str) -> bool:
+        """Whether an ask that waits for the caller gives it this blob; to an operator, whether it is a run's model.
+
+        `run`: where the caller had the digest from; "" if it does not say.
+        """
         if caller.role == "operator":
             return digest in self.assembled or await self.runs.is_model(digest)
+        box = self.runs.box(run)
+        if box is not None:
+            await box.ready()
         return any(box.names(caller.name, digest) for box in self.runs.boxes())
 
     async def _reload(self) -> None:

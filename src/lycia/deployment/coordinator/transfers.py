@@ -52,7 +52,7 @@ NO_CAPS = Limits()
 
 
 @dataclass
-class Arriving:
+class _Arriving:
     """An upload as this process knows it: what is in the database, and who writes which part at this moment."""
 
     upload: Upload
@@ -68,6 +68,14 @@ class _Writer:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass
+class _Turn:
+    """Who announces or delivers an update for one task of one node does so alone; `wanted`: how many do, or wait."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
+
+
 class Transfers:
     """All files that are on their way into one coordinator."""
 
@@ -77,10 +85,11 @@ class Transfers:
     ) -> None:  # fmt: skip
         """`heard`: is told that so many bytes came from a sender."""
         self.spool, self._db, self._now_s, self._heard, self._limits = spool, database, now_s, heard, limits
-        self._known: dict[str, Arriving] = {}
+        self._known: dict[str, _Arriving] = {}
         self._paces: dict[str, Pace] = {}
         self._places = asyncio.Semaphore(limits.bodies)
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._alone: dict[tuple[str, int, str], _Turn] = {}
 
     # ---------------------------------------------------------------------------------------------------- what arrives
 
@@ -91,13 +100,13 @@ class Transfers:
         """
         if not await asyncio.to_thread(self.spool.has, upload.id, upload.size_bytes):
             await self._db.write(lambda connection: uploads.forget(connection, [upload.id]))
-            self._known.pop(upload.id, None)
+            self._disown(upload.id)
             await asyncio.to_thread(self.spool.begin, upload.id, upload.size_bytes)
         have, replaced = await self._db.write(lambda connection: uploads.announce(connection, upload))
         await self._let_go(replaced)
         known = self._known.get(upload.id)
         if known is None:
-            self._remember(Arriving(upload, set(have)))
+            self._remember(_Arriving(upload, set(have)))
         return sorted(have)
 
     async def part(self, sender: str, id: str, number: int, digest: str, body: AsyncIterator[bytes]) -> bool:
@@ -117,6 +126,8 @@ class Transfers:
             if number in arriving.have:
                 return True
             place = parts.place(arriving.upload.size_bytes, number)
+            if not await asyncio.to_thread(self.spool.has, id, arriving.upload.size_bytes):
+                raise _unknown(sender, id)
             part = await asyncio.to_thread(self.spool.part, id, place.start)
             try:
                 size = 0
@@ -135,7 +146,7 @@ class Transfers:
             arriving.have.add(number)
         return True
 
-    async def find(self, sender: str, id: str) -> Arriving:
+    async def find(self, sender: str, id: str) -> _Arriving:
         """An upload of this sender's.
 
         Raises: NotFound, if it has announced none of this name: it is nobody else's to see.
@@ -144,15 +155,24 @@ class Transfers:
         if arriving is None:
             found = await self._db.read(lambda connection: uploads.get_upload(connection, id))
             if found is not None:
-                arriving = self._known.get(id) or Arriving(found[0], set(found[1]))
+                arriving = self._known.get(id) or _Arriving(found[0], set(found[1]))
                 self._remember(arriving)
         if arriving is None or arriving.upload.node != sender:
-            raise NotFound(
-                f"{sender!r} has announced no upload {id[:12]}….",
-                why="it was announced by nobody, by somebody else, or is not needed any more.",
-                do="announce it again; what is still of use goes on from what is here.",
-            )
+            raise _unknown(sender, id)
         return arriving
+
+    @asynccontextmanager
+    async def alone(self, run: str, task: int, node: str) -> AsyncIterator[None]:
+        """Announce or deliver an update while nobody else does so for the same task of the same node."""
+        turn = self._alone.setdefault((run, task, node), _Turn())
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._alone[run, task, node]
 
     async def received(self, sender: str, body: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytearray]:
         """The body in pieces of about a megabyte, at the sender's pace.
@@ -235,14 +255,18 @@ class Transfers:
 
     async def _let_go(self, ids: Iterable[str]) -> None:
         for id in ids:
-            arriving = self._known.pop(id, None)
-            for writer in arriving.writers.values() if arriving else ():
-                writer.is_current = False
+            self._disown(id)
         await asyncio.to_thread(self.spool.remove, ids)
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _remember(self, arriving: Arriving) -> None:
+    def _disown(self, id: str) -> None:
+        """Forget what is known of an upload here; whoever writes to it at this moment stops."""
+        arriving = self._known.pop(id, None)
+        for writer in arriving.writers.values() if arriving else ():
+            writer.is_current = False
+
+    def _remember(self, arriving: _Arriving) -> None:
         while len(self._known) >= _MOST_KNOWN:  # the database knows them all
             idle = next((id for id, known in self._known.items() if not known.writers), None)
             if idle is None:
@@ -251,7 +275,7 @@ class Transfers:
         self._known[arriving.upload.id] = arriving
 
     @asynccontextmanager
-    async def _writing(self, arriving: Arriving, number: int) -> AsyncIterator[_Writer]:
+    async def _writing(self, arriving: _Arriving, number: int) -> AsyncIterator[_Writer]:
         mine = _Writer()
         before = arriving.writers.get(number)
         arriving.writers[number] = mine
@@ -285,6 +309,14 @@ class Transfers:
         if name not in self._paces:
             self._paces[name] = Pace(self._limits.node_bytes_s, self._now_s)
         return self._paces[name]
+
+
+def _unknown(sender: str, id: str) -> NotFound:
+    return NotFound(
+        f"{sender!r} has announced no upload {id[:12]}….",
+        why="it was announced by nobody, by somebody else, or is not needed any more.",
+        do="announce it again; what is still of use goes on from what is here.",
+    )
 
 
 def too_large(limit: int) -> LyciaError:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from lycia.core.messages import TRAIN
@@ -24,7 +25,7 @@ from lycia.deployment.node.leaving import stop_on_signals
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
-from lycia.storage.disk import check_free, in_words
+from lycia.storage.disk import check_free, in_words, sync_file
 from lycia.storage.node_journal import Finished, NodeJournal
 from lycia.storage.node_state import NodeState
 
@@ -172,9 +173,9 @@ class Agent:
         for folder in ("models", "memory", "spool", "runs"):
             (home / folder).mkdir(parents=True, exist_ok=True)
         self._journal = NodeJournal(home / "finished")
-        needed = {work.said["update"] for work in self._journal.undelivered()}
+        needed = {self._update(work.said).name for work in self._journal.undelivered()}
         for left_behind in (home / "spool").iterdir():  # of work that was never finished
-            if str(left_behind) not in needed:
+            if left_behind.name not in needed:
                 left_behind.unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -187,7 +188,9 @@ class Agent:
         Raises: AccessError, if this node has been revoked.
         """
         for work in self._journal.undelivered():  # before anything new is asked for
-            self.answer(AskMessage.model_validate(work.ask))
+            undelivered = _ask_of(work)
+            if undelivered is not None and self._known(undelivered) is not None:
+                self.answer(undelivered)
         while not self._stopping.is_set():
             message = self._client.poll(_POLL_S, self._trainer.examples)
             if message is not None:
@@ -233,18 +236,27 @@ class Agent:
             self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
         if "update" in said:
             self._journal.delivered(message.run, message.task)
-            Path(said["update"]).unlink(missing_ok=True)
+            self._update(said).unlink(missing_ok=True)
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
         """Send what the trainer said; returns why it was not taken, or ""."""
         if "update" in said:
-            return self._client.upload_update(message.run, message.task, Path(said["update"]))
+            return self._client.upload_update(message.run, message.task, self._update(said))
         return self._client.reply(message.run, message.task, ReplyMessage.model_validate(said["reply"]))
 
     def _known(self, message: AskMessage) -> Mapping[str, Any] | None:
         """What came of this task before a restart, if it was finished then."""
         known = self._journal.find(message.run, message.task)
-        return known.said if known and Path(known.said["update"]).exists() else None
+        if known is None:
+            return None
+        if known.ask == _kept(message) and self._update(known.said).exists():
+            return known.said
+        self._journal.delivered(message.run, message.task)  # it is of no use: its file is gone, or the ask is another
+        return None
+
+    def _update(self, said: Mapping[str, Any]) -> Path:
+        """The file of an update, also if this node's folder has been moved since."""
+        return self._home / "spool" / Path(said["update"]).name
 
     def _memory(self, message: AskMessage) -> Path:
         return self._home / "memory" / f"{message.run}.safetensors"
@@ -265,8 +277,8 @@ class Agent:
         )  # fmt: skip
         said = self._trainer.do(job)
         if "update" in said:
-            ask = message.model_copy(update={"inline": {}}).model_dump()  # what is missing then can be fetched
-            self._journal.finished(message.run, message.task, Finished(ask, said))
+            sync_file(self._update(said))
+            self._journal.finished(message.run, message.task, Finished(_kept(message), said))
         return said
 
     def _fetch(self, digest: str, message: AskMessage) -> Path:
@@ -386,6 +398,18 @@ def _join(
         trainer.stop()
         if client is not None:
             client.close()
+
+
+def _kept(message: AskMessage) -> dict[str, Any]:
+    """An ask as the journal keeps it: what came along with it can be fetched."""
+    return message.model_copy(update={"inline": {}}).model_dump()
+
+
+def _ask_of(work: Finished) -> AskMessage | None:
+    try:
+        return AskMessage.model_validate(work.ask)
+    except ValidationError:  # another version wrote it; if the task is still open, it is asked for again
+        return None
 
 
 def _declined(error: LyciaError) -> dict[str, Any]:

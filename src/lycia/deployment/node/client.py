@@ -28,15 +28,15 @@ from lycia.deployment.wire import (
     UploadedMessage,
     UploadMessage,
 )
-from lycia.errors import ConnectionFailed
+from lycia.errors import ConnectionFailed, NotFound
 from lycia.storage import parts
 from lycia.storage.blobs import mapped
 
 T = TypeVar("T")
 _PATIENCE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # waits between tries; the last one repeats
 _PIECE_BYTES = 1 << 18
-_TRIES = 3  # of a part that arrives damaged
-_PASSING = (429, 502, 503, 504)  # somebody on the way is busy, or starts again
+_TRIES = 3  # of a part that arrives damaged, and of an upload that the other side does not know
+_PASSING = (408, 429, 502, 503, 504)  # this end was silent for too long; somebody on the way is busy, or starts again
 
 
 class Client:
@@ -148,17 +148,23 @@ class Client:
         content = mapped(path)
         assert content is not None
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
+        lost = 0
         while True:
             said: dict[str, Any] = self._call("POST", announce, message).json()
-            if "digest" in said:  # a file that is there already, whoever sent it
+            if said.get("refused") or "digest" in said:  # it is not wanted, or it is there already
                 return said
-            missing = sorted(set(range(len(message.parts))) - set(said.get("have", ())))
-            if not said.get("refused"):
-                door, parallel = f"{announce}/{said['upload']}", min(self._parallel, int(said.get("parallel", 1)))
-                said["refused"] = self._send_parts(content, message, door, missing, parallel)
-            if said["refused"]:
-                return said
-            done: dict[str, Any] = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
+            missing = sorted(set(range(len(message.parts))) - set(said["have"]))
+            door, parallel = f"{announce}/{said['upload']}", min(self._parallel, int(said.get("parallel", 1)))
+            try:
+                refused = self._send_parts(content, message, door, missing, parallel)
+                if refused:
+                    return {**said, "refused": refused}
+                done: dict[str, Any] = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
+            except NotFound:  # the coordinator knows the upload no more, as after it was restored from a backup
+                lost += 1
+                if lost == _TRIES:
+                    raise
+                continue
             if "missing" not in done:  # the coordinator may have lost parts: it says so, and what it has
                 return done
 

@@ -33,38 +33,37 @@ def fetch(get: Fetch, path: str, digest: str, target: Path, parallel: int = _PAR
     """
     part = target.with_name(f"{target.name}.part")
     with in_words(part):
-        fetching = _Fetching(get, path, digest, part, os.open(part, os.O_RDWR | os.O_CREAT | AS_BYTES, 0o600))
-        try:
-            fetching.run(parallel)
-        finally:
-            fetching.end()
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | AS_BYTES, 0o600))
+        _Fetching(get, path, digest, part).run(parallel)
         part.replace(target)
 
 
 class _Fetching:
-    def __init__(self, get: Fetch, path: str, digest: str, part: Path, descriptor: int) -> None:
-        self._get, self._path, self._digest, self._part, self._file = get, path, digest, part, descriptor
-        self._writing, self._is_over = threading.Lock(), False
-
-    def end(self) -> None:
-        """Close the file. A thread that still waits for its part finds that nobody wants it any more."""
-        with self._writing:  # it would else write into whatever file is opened next, under the same number
-            self._is_over = True
-            os.close(self._file)
+    def __init__(self, get: Fetch, path: str, digest: str, part: Path) -> None:
+        self._get, self._path, self._digest, self._part = get, path, digest, part
 
     def run(self, parallel: int) -> None:
-        found, size_bytes = self._first()
+        if self._part.stat().st_size:  # of an earlier try
+            size_bytes, digests = self._list()
+            return self._rest(size_bytes, digests, self._missing(size_bytes, digests), parallel)
+        found, size_bytes = self._range(0, parts.PART_BYTES)
         if parts.count(size_bytes) == 1:
-            os.ftruncate(self._file, size_bytes)
             return self._check(found, self._digest)
+        size_bytes, digests = self._list()
+        self._check(found, digests[0])
+        return self._rest(size_bytes, digests, range(1, len(digests)), parallel)
+
+    def _list(self) -> tuple[int, tuple[str, ...]]:
+        """How large the file is, and the digest of each of its parts."""
         place, _, query = self._path.partition("?")
         said = self._get(f"{place}/parts{query and '?' + query}", dict, None).json()
-        digests = tuple(str(digest) for digest in said["parts"])
+        size_bytes, digests = int(said["size_bytes"]), tuple(str(digest) for digest in said["parts"])
         self._check(parts.digest_of(size_bytes, digests), self._digest)
-        self._check(found, digests[0])
-        missing = self._missing(size_bytes, digests)
+        return size_bytes, digests
+
+    def _rest(self, size_bytes: int, digests: Sequence[str], missing: Sequence[int], parallel: int) -> None:
         check_free(self._part.parent, min(len(missing) * parts.PART_BYTES, size_bytes), "a model")
-        os.ftruncate(self._file, size_bytes)
+        os.truncate(self._part, size_bytes)
 
         def one(number: int) -> None:
             place = parts.place(size_bytes, number)
@@ -72,11 +71,6 @@ class _Fetching:
 
         for _ in in_parallel(one, missing, parallel):
             pass
-        return None
-
-    def _first(self) -> tuple[str, int]:
-        """The digest of the first part, fetched; and how large the whole file is."""
-        return self._range(0, parts.PART_BYTES)
 
     def _range(self, start: int, stop: int) -> tuple[str, int]:
         """Fetch a range into its place; returns its digest, and how large the whole file is."""
@@ -89,29 +83,30 @@ class _Fetching:
             nonlocal at
             if at + piece.nbytes > stop:
                 raise _something_else(self._digest, "more than was asked for")
-            with self._writing:
-                if self._is_over:
-                    raise _given_up(self._digest)
-                pwrite_all(self._file, piece, at)
+            with in_words(self._part):  # or a full disk would be taken for a connection that was lost
+                pwrite_all(file, piece, at)
             hasher.update(piece)
             at += piece.nbytes
 
-        response = self._get(self._path, headers, take)
+        # A descriptor of its own: after the first error, whoever is still at another part must not write to a number
+        # that meanwhile stands for another file.
+        file = os.open(self._part, os.O_WRONLY | AS_BYTES)
+        try:
+            response = self._get(self._path, headers, take)
+        finally:
+            os.close(file)
         return hasher.hexdigest(), at - start if response.status == 200 else _whole_size(response)
 
     def _missing(self, size_bytes: int, digests: Sequence[str]) -> list[int]:
-        """The parts that are not here yet; the first one is."""
+        """The parts that are not here yet."""
         content = mapped(self._part)
-        if content is None or content.nbytes != size_bytes:  # of an earlier try, or of a file that was only begun
-            return list(range(1, len(digests)))
-        have = parts.digests(content)
-        return [number for number in range(1, len(digests)) if have[number] != digests[number]]
+        if content is None or content.nbytes != size_bytes:  # it was only begun
+            return list(range(len(digests)))
+        return [number for number, digest in enumerate(parts.digests(content)) if digest != digests[number]]
 
     def _check(self, found: str, wanted: str) -> None:
         if found != wanted:
-            with self._writing:
-                if not self._is_over:  # else the file is another fetching's, or whole
-                    self._part.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
             raise _something_else(self._digest, f"{found[:12]}…")
 
 
@@ -172,14 +167,6 @@ def _whole_size(response: Response) -> int:
             do="check any proxy in between: it must pass `Range` and `Content-Range`.",
         )
     return int(total)
-
-
-def _given_up(digest: str) -> ConnectionFailed:
-    return ConnectionFailed(
-        f"the fetching of {digest[:12]}… was given up.",
-        why="another part of it could not be fetched.",
-        do="fetch it again: it goes on with the parts that are here.",
-    )
 
 
 def _something_else(digest: str, found: str) -> ConnectionFailed:
