@@ -33,7 +33,7 @@ _RUNS = 200
 _HOW = (
     "The runs were held by `python -m tests.chaos.campaign --rules strict --runs 200 --from-seed 0`, and the same with "
     "`--rules default`, both at once, at low priority, on a machine that others were using; each prints a line of JSON "
-    "for each run. CI holds twelve seeds of each, and a run in which each life of a process ends at another named point."
+    "for each run. CI holds twelve seeds of each, and a run whose lives end at all the named points."
 )
 
 
