@@ -29,6 +29,7 @@ from lycia.core.round import (
 )
 
 _LARGEST_FIGURE = 1e200  # a metric up to here, and down to its inverse, can be multiplied by a weight and added up
+_ANSWERED = 32  # tasks of which it is remembered who was heard: some rounds, each with a measurement
 _BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, and a mapped file never fills the memory
 
 Kept = Callable[[str], Updates | Summed]
@@ -127,7 +128,9 @@ def _refused_norms(current: Round) -> list[float | None]:
 def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     """What is carried on after the round's measurements: task numbers, the best figure, and whether the run is over."""
     again = current.opened.attempt + 1 if missed(current) else 0
-    carried = replace(carried, task=carried.task + len(current.tasks), attempt=again)
+    carried = replace(
+        carried, task=carried.task + len(current.tasks), attempt=again, answered=_answered(carried, current)
+    )  # fmt: skip
     if current.opened.purpose == "epilogue":
         return replace(carried, over=True)
     if missed(current) and _refused_norms(current):
@@ -142,6 +145,16 @@ def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     if not carried.finished:
         return carried
     return replace(carried, inflight={}, over=not (evaluation.baseline_rounds and evaluation.nodes))
+
+
+def _answered(carried: Carried, current: Round) -> dict[int, tuple[str, ...]]:
+    """Who was heard, task by task, in this round and in some before it."""
+    heard: dict[int, list[str]] = {}
+    for answers in current.heard.values():
+        for node, (event, _) in answers.items():
+            heard.setdefault(event.task, []).append(node)
+    now = {task: tuple(sorted(nodes)) for task, nodes in heard.items()}
+    return dict(sorted({**carried.answered, **now}.items())[-_ANSWERED:])
 
 
 def _judge(run: Run, carried: Carried, current: Round) -> Carried:

@@ -57,6 +57,8 @@ class Carried:
       attempt: how many attempts at the next round have missed their quorum.
       finished: why there are no more rounds of training; "" while there are.
       over: there is nothing left to do, the epilogue included.
+      answered: task → who was heard, of the last rounds: whoever did not learn of it, and sends its answer again when
+        its round is over, was taken all the same.
     """
 
     round: int
@@ -71,6 +73,7 @@ class Carried:
     finished: str = ""
     over: bool = False
     attempt: int = 0
+    answered: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

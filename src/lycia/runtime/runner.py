@@ -162,7 +162,7 @@ async def _take(
         current = journal.note(current, events)
     await journal.write()
     for reply in replies:
-        await world.fleet.acknowledge(reply, hearing.refusals(current, reply))
+        await world.fleet.acknowledge(reply, hearing.refusals(carried, current, reply))
     return current
 
 

@@ -52,6 +52,7 @@ class Kept:
                 "inflight": [[task, node, version] for task, (node, version) in carried.inflight.items()],
                 "participation": dict(carried.participation),
                 "finished": carried.finished, "over": carried.over,
+                "answered": [[task, *nodes] for task, nodes in carried.answered.items()],
             },
             separators=(",", ":"),
         )  # fmt: skip
@@ -98,6 +99,7 @@ def restore(blobs: BlobFolder, text: str) -> Kept:
         values["round"], model, slots, tuple(values["norms"]), values["task"], values["best"], values["since_best"],
         {task: (node, version) for task, node, version in values["inflight"]}, values["participation"],
         values["finished"], values["over"], values["attempt"],
+        {task: tuple(nodes) for task, *nodes in values.get("answered", ())},
     )  # fmt: skip
     return Kept(carried, values["model"], values["arrays"], values["frozen"])
 

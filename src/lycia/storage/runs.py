@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
-from lycia.core.events import Event, from_json
+from lycia.core.events import Event, Heard, from_json
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
@@ -82,6 +82,16 @@ def journal_of_run(connection: Connection, id: str, first: int = 0) -> list[Even
     return [
         from_json(row.line) for row in connection.execute(select(EVENTS.c.line).where(of_run).order_by(EVENTS.c.seq))
     ]
+
+
+def taken_of_run(connection: Connection, id: str) -> set[tuple[int, str]]:
+    """(task, node) of all that was taken in a run's open round, and in the last ones before it."""
+    carried = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == id))
+    before = json.loads(carried).get("answered", ()) if carried else ()
+    heard = [event for event in journal_of_run(connection, id) if isinstance(event, Heard)]
+    return {(task, node) for task, *nodes in before for node in nodes} | {
+        (event.task, node) for event in heard for node in event.nodes
+    }
 
 
 def open_round_of_run(connection: Connection, id: str) -> tuple[int, int] | None:

@@ -178,6 +178,7 @@ class Runs:
                 live.task.cancel()
                 await asyncio.wait({live.task})
             journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
+            taken = await self._taken(found)
             try:
                 yield await self._stored(found), journal
             finally:
@@ -186,7 +187,7 @@ class Runs:
                         await self._pause(
                             found, "it was let go of, and what was to become of it could not be written down"
                         )
-                    self._dismiss(live, (await self._stored(found)).state, _taken(journal))
+                    self._dismiss(live, (await self._stored(found)).state, taken)
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -280,8 +281,7 @@ class Runs:
         Raises: NotFound.
         """
         state = (await self._stored(run)).state
-        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, run))
-        return "" if (task, node) in _taken(journal) else f"the run is {state}"
+        return "" if (task, node) in await self._taken(run) else f"the run is {state}"
 
     # ------------------------------------------------------------------------------------------------ how they are held
 
@@ -317,9 +317,9 @@ class Runs:
             state, reason = "paused", f"the coordinator failed over it: {type(error).__name__}: {error}"
         await (self._pause(run.id, reason) if state == "paused" else self._set_state(run.id, state, reason))
         bound.info("run ends", state=state, reason=reason)
-        self._dismiss(live, state)
+        self._dismiss(live, state, await self._taken(run.id))
 
-    def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]] = ()) -> None:
+    def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]]) -> None:
         del self._live[live.run.id]
         live.mailbox.dismiss(f"the run is {state}", taken)
         self.watching.ended(live.run.id)
@@ -334,6 +334,14 @@ class Runs:
         except StorageError as error:  # such as a full disk, for which the run has paused in the first place
             log.error("the state of a run cannot be written down", run=run, what=error.what, do=error.do)
             self._unwritten[run] = replace(await self._stored(run), state=state, reason=reason, ended_s=ended_s)
+
+    async def _taken(self, run: str) -> set[tuple[int, str]]:
+        """(task, node) of what was taken lately; nothing, if that cannot be read: those who ask are refused then."""
+        try:
+            return await self._db.read(lambda connection: kept_runs.taken_of_run(connection, run))
+        except StorageError as error:
+            log.error("what a run has taken cannot be read", run=run, what=error.what, do=error.do)
+            return set()
 
     async def _stored(self, run: str) -> StoredRun:
         row = await self._db.read(lambda connection: kept_runs.get_run(connection, run))
@@ -355,11 +363,6 @@ class _Feed:
             said = {"purpose": record["purpose"], "missed": record["missed"]}
             log.info("round ends", run=self.run, round=number, heard=heard, **said)
         self.watching.tell(self.run, fact)
-
-
-def _taken(journal: Sequence[Event]) -> set[tuple[int, str]]:
-    """(task, node) of all that was heard in a round."""
-    return {(event.task, node) for event in journal if isinstance(event, Heard) for node in event.nodes}
 
 
 def _check_not_over(row: StoredRun, turned: str) -> None:
