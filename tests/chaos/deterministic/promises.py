@@ -1,0 +1,175 @@
+"""What the system promises, looked at in the very moment in which it could be broken."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lycia.core import closing
+from lycia.core import round as rounds
+from lycia.core.events import Asked, Dropped, Heard, Opened, Settled
+from lycia.core.layout import Layout, Model
+from lycia.core.messages import TRAIN, Updates
+from lycia.core.plan import Plan
+from lycia.core.round import Run
+from lycia.deployment import wire
+from lycia.deployment.wire import AskMessage
+from lycia.storage.carrying import model_digest
+from tests.chaos.deterministic.database import Disk
+from tests.chaos.deterministic.world import World
+
+RUN = "run"
+
+
+class Promises:
+    """Watches one world.
+
+    Attributes:
+      updates: (round, attempt, node) → the file that the node made.
+      trained: how often each node has done each task.
+    """
+
+    def __init__(self, world: World, disk: Disk, plan: Plan, layout: Layout) -> None:
+        self._world, self._disk, self._plan, self._layout = world, disk, plan, layout
+        self._durable: set[tuple[int, str]] = set()
+        self._before_start: set[tuple[int, str]] = set()
+        self._acknowledged: set[tuple[int, str]] = set()
+        self._seen_lines: set[str] = set()
+        self.updates: dict[tuple[int, int, str], bytes] = {}
+        self.trained: Counter[tuple[int, str]] = Counter()
+        self._made: dict[tuple[int, str], bytes] = {}
+        disk.committed.append(self._look_at_journal)
+
+    # ---------------------------------------------------------------------------------------- what happens in the world
+
+    def coordinator_begins(self) -> None:
+        """A coordinator starts: what is durable now, it knows."""
+        self._before_start = set(self._durable)
+
+    def trains(self, node: str, ask: AskMessage) -> None:
+        """A node begins to work on a task."""
+        place = (ask.task, node)
+        self.trained[place] += 1
+        self._world.say(node, f"works on task {ask.task} ({ask.exchange!r} of round {ask.round + 1})")
+        if place in self._acknowledged:
+            self._world.breaks(f"{node} works on task {ask.task} again, for which it was acknowledged")
+
+    def made(self, node: str, ask: AskMessage, file: bytes) -> None:
+        """A node has made an update."""
+        place = (ask.task, node)
+        if self._made.setdefault(place, file) != file:
+            self._world.breaks(f"{node} made another update for task {ask.task} the second time")
+        self.updates[ask.round, ask.attempt, node] = file
+
+    def answered(self, node: str, method: str, path: str, status: int, body: bytes) -> None:
+        """The coordinator answers a call: what it says is out of its hands from now on."""
+        self._world.say("coordinator", f"{status} to {node}: {method} {path} {_in_short(body)}")
+        if status == 500:
+            self._world.breaks(f"the coordinator failed over {method} {path}: {body[:300]!r}")
+        if status != 200:
+            return
+        if path == "/v1/poll":
+            ask = AskMessage.model_validate_json(body)
+            self._world.say(node, f"is asked task {ask.task} ({ask.exchange!r} of round {ask.round + 1})")
+            place = (ask.task, node)
+            if place in self._acknowledged:
+                self._world.breaks(f"{node} is asked task {ask.task} again, for which it was acknowledged")
+            if place in self._before_start:
+                self._world.breaks(f"after a restart {node} is asked task {ask.task} again, which is in the database")
+        elif path.endswith(("/update", "/reply")) and method == "POST" and json.loads(body)["refused"] == "":
+            place = (int(path.split("/")[5]), node)
+            if place not in self._durable and not self._is_declined(*place):
+                self._world.breaks(f"task {place[0]} of {node} is acknowledged, and is not in the database")
+            self._acknowledged.add(place)
+
+    def _is_declined(self, task: int, node: str) -> bool:
+        return (-1 - task, node) in self._durable
+
+    def _look_at_journal(self) -> None:
+        """After each commit: what of each node is in the database from now on."""
+        for (line,) in self._disk.rows("SELECT line FROM events WHERE run = ? ORDER BY seq", RUN):
+            if line in self._seen_lines:
+                continue
+            self._seen_lines.add(line)
+            event = json.loads(line)
+            if event["event"] == "Heard":
+                for node in event["nodes"]:
+                    place = (event["task"], node)
+                    if place in self._durable:
+                        self._world.breaks(f"task {place[0]} of {node} is heard twice in the journal")
+                    self._durable.add(place)
+            elif event["event"] == "Dropped":
+                self._durable.add((-1 - event["task"], event["node"]))
+
+    # ---------------------------------------------------------------------------------------------------- at the end
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the rounds that ended."""
+        rows = self._disk.rows("SELECT json FROM records WHERE run = ? ORDER BY number", RUN)
+        return [json.loads(line) for (line,) in rows]
+
+    def models(self) -> dict[int, str]:
+        """The digest of the model after each round."""
+        return dict(self._disk.rows("SELECT round, digest FROM models WHERE run = ? ORDER BY round", RUN))
+
+    def check_records(self, first: Model) -> None:
+        """Each model follows from its own record, and from the updates as the nodes made them, bit for bit."""
+        run, models = Run(RUN, self._plan, self._layout), self.models()
+        carried = rounds.first(run, first)
+        for record in self.records():
+            if record["purpose"] != "train" or record["missed"]:
+                continue
+            opened = Opened(0.0, record["round"], record["attempt"], "train", record["population"], b"",
+                            record["norm_bound"])  # fmt: skip
+            current, task = rounds.Round.begin(run, opened), carried.task
+            nodes = tuple(record["survivors"])
+            current = rounds.take(current, Asked(0.0, task, TRAIN, tuple(record["asked"][TRAIN])))
+            for drop in record["dropped"]:
+                if drop["exchange"] == TRAIN:
+                    gone = Dropped(0.0, task, drop["node"], drop["kind"], drop["reason"], drop.get("norm"))
+                    current = rounds.take(current, gone)
+            heard = Heard(
+                0.0, task, nodes, nodes, tuple(record["weights"][node] for node in nodes),
+                tuple(record["norms"][node] for node in nodes),
+            )  # fmt: skip
+            current = rounds.take(rounds.take(current, heard), Settled(0.0, TRAIN, nodes))
+
+            def kept(node: str, record: dict[str, Any] = record) -> Updates:
+                file = self.updates[record["round"], record["attempt"], node]
+                return wire.reread_update(self._layout, file, node)
+
+            carried = closing.close(run, carried, current, kept)
+            found = model_digest(self._layout, carried.model)
+            if not found == record["model"] == models[carried.round]:
+                self._world.breaks(f"the model of round {carried.round} does not follow from its record")
+
+    def check_nothing_is_left(self, home: Path, nodes: list[Path]) -> None:
+        """Nothing lies about, on either side, that only an open task would need."""
+        carried = json.loads(self._disk.rows("SELECT carried FROM runs WHERE id = ?", RUN)[0][0])
+        first = self._disk.rows("SELECT first_model FROM runs WHERE id = ?", RUN)[0][0]
+        needed = {first, *self.models().values(), carried["model"], carried["arrays"], carried["frozen"]}
+        kept = {path.parent.name + path.name for path in (home / "blobs").glob("[0-9a-f][0-9a-f]/*")}
+        if kept - needed:
+            self._world.breaks(f"{len(kept - needed)} blobs are left over: {sorted(map(self.what_is, kept - needed))}")
+        for node in nodes:
+            left = [path.name for folder in ("spool", "journal") for path in (node / folder).glob("*")]
+            if left:
+                self._world.breaks(f"{node.name} has left over {left}")
+
+    def what_is(self, digest: str) -> str:
+        """A blob in words."""
+        for (task, node), file in self._made.items():
+            if hashlib.sha256(file).hexdigest() == digest:
+                return f"the update of {node} for task {task}"
+        return digest[:12]
+
+
+def _in_short(body: bytes) -> str:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return f"({len(body)} bytes)" if body else ""
+    if not isinstance(told, dict):
+        return ""
+    return str({key: told[key] for key in ("refused", "what") if key in told} or "")[:140]
