@@ -8,6 +8,7 @@ from typing import Protocol
 from tests.chaos.deterministic.world import Pause, Process, World, current_process
 
 _TIMEOUT_S = 60.0  # after which a caller gives up on an answer
+_ONCE = ("/v1/session",)  # a signed challenge is good for one use, and TLS lets nobody repeat what somebody else said
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Network:
         else:
             call.is_cut = cut
             world.after(delay_s, None, lambda: self._arrive(call, unanswered, answer_cut))
-            if chance.random() < weather.repeated:
+            if chance.random() < weather.repeated and path not in _ONCE:
                 again_s = delay_s + chance.choice((0.0, chance.expovariate(20), chance.expovariate(0.3)))
                 world.after(again_s, None, lambda: self._arrive_again(call))
         world.after(_TIMEOUT_S, process, lambda: self._end(call, Lost("timeout")))

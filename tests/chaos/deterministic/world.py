@@ -59,7 +59,7 @@ class Process:
         self.is_dead = True
         self.world.say(self.name, f"is killed {why}")
         for happens in self.on_death:
-            happens()
+            self.world.soon(None, happens)  # not here: it may be the dying process's own code that says so
 
     def monotonic(self) -> float:
         """As `time.monotonic` in this process."""
