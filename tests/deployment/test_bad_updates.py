@@ -13,7 +13,7 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout
 from lycia.core.tensorfile import Tensor
 from lycia.deployment.local import Federation
-from lycia.deployment.operator import follow
+from lycia.deployment.operator import download_model, follow
 from lycia.deployment.starting import start_run
 from lycia.runtime.apps import load_app
 from tests.deployment.conftest import APP
@@ -88,7 +88,7 @@ def test_bad_updates_leave_the_model_as_it_would_be_without_them(
     records: list[dict], federation: Federation, tmp_path: Path
 ):
     run = federation.client.get("/v1/runs")["runs"][0]["id"]
-    target = federation.client.download_to(f"/v1/runs/{run}/model", tmp_path / "model", {})
+    target = download_model(federation.client, run, tmp_path / "model")
     layout = Layout.from_json(tensorfile.read(target.read_bytes())[1]["lycia.layout"])
     first = load_app(APP).trainer.first_model(load_app(APP).schema, Key(0))[1]
     tensors, _ = tensorfile.read(target.read_bytes())

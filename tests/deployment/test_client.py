@@ -1,23 +1,23 @@
 """A node's calls: repeated over whatever befalls the coordinator, and never taken for what they are not."""
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from lycia.deployment.coordinator.http import Doors
-from lycia.deployment.identity import Identity, make_certificate
+from lycia.deployment.identity import Identity
+from lycia.deployment.link import Body, Into, LinkFailed, Response
 from lycia.deployment.node import client as module
 from lycia.deployment.node.client import Client
 from lycia.deployment.wire import Problem
 from lycia.errors import AccessError, ConnectionFailed, NotFound, StorageError
 from tests.deployment.in_process import Coordinator
 
-CERTIFICATE = make_certificate(["localhost"])[0].decode()
 FULL = Problem.of(StorageError("there is no room left.", why="the disk is full.", do="free some."))
 GONE = Problem.of(NotFound("there is no blob.", why="it is over.", do="poll again."))
 SIGN_IN = Problem.of(AccessError("no good session.", why="it ran out.", do="sign in."))
@@ -29,19 +29,32 @@ class Script:
     def __init__(self, *answers: tuple[int, object] | Exception) -> None:
         self.answers, self.asked = list(answers), []
 
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.asked.append(request.url.path)
-        if request.url.path == "/v1/challenge":
-            return httpx2.Response(200, json={"nonce": "00"})
-        if request.url.path == "/v1/session":
-            return httpx2.Response(200, json={"bearer": f"bearer {len(self.asked)}"})
+    def call(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: Body = b"", into: Into | None = None,
+        silence_s: float = 30.0,
+    ) -> Response:  # fmt: skip
+        """As `Link.call`."""
+        self.asked.append(path.partition("?")[0])
+        if path == "/v1/challenge":
+            return Response(200, {}, b'{"nonce": "00"}')
+        if path == "/v1/session":
+            return Response(200, {}, json.dumps({"bearer": f"bearer {len(self.asked)}"}).encode())
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        status, body = answer
-        if isinstance(body, Problem):
-            return httpx2.Response(status, content=body.model_dump_json())
-        return httpx2.Response(status, content=body if isinstance(body, bytes) else json.dumps(body))
+        if callable(answer):
+            return answer(headers, into)
+        status, said = answer
+        content = said.model_dump_json() if isinstance(said, Problem) else said
+        content = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        content = content.encode() if isinstance(content, str) else content
+        if into is not None and status < 300:
+            into(memoryview(content))
+            content = b""
+        return Response(status, {}, content)
+
+    def close(self) -> None:
+        """Nothing to hang up."""
 
 
 @pytest.fixture
@@ -52,11 +65,8 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     def make(script: Script, give_up_s: float | None = None, notes: list[str] | None = None) -> Client:
         note = (lambda _: None) if notes is None else notes.append
-        client = Client(
-            "https://localhost", CERTIFICATE, "north", Identity.at(tmp_path / "key"), give_up_s=give_up_s, note=note
-        )
-        client._http.close()
-        client._http = httpx2.Client(base_url="https://localhost", transport=httpx2.MockTransport(script))
+        identity = Identity.at(tmp_path / "key")
+        client = Client("https://localhost", "", "north", identity, give_up_s=give_up_s, note=note, link=script)
         made.append(client)
         return client
 
@@ -67,7 +77,7 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 def lost() -> Exception:
     """A connection that broke."""
-    return httpx2.ConnectError("refused")
+    return LinkFailed("refused")
 
 
 def test_a_node_tries_again_for_as_long_as_it_takes_and_says_so_once(caller: Callable[..., Client]):
@@ -146,26 +156,24 @@ def test_a_sign_of_life_is_given_once_and_not_for_ever(caller: Callable[..., Cli
     assert time.monotonic() - began < 5
 
 
-class Broken(httpx2.SyncByteStream):
-    """A body that breaks off."""
+def test_a_download_that_breaks_off_goes_on_where_it_was(caller: Callable[..., Client], tmp_path: Path):
+    content, asked = b"half of all", []
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield b"half of "
-        raise httpx2.ReadError("connection reset")
+    def breaks_off(headers: Mapping[str, str], into: Into) -> Response:
+        asked.append(headers["range"])
+        into(memoryview(content[:5]))
+        raise LinkFailed("connection reset")
 
+    def goes_on(headers: Mapping[str, str], into: Into) -> Response:
+        asked.append(headers["range"])
+        into(memoryview(content[5:]))
+        return Response(206, {"content-range": f"bytes 5-10/{len(content)}"})
 
-def test_a_download_that_breaks_off_is_begun_again_and_leaves_the_whole_file(
-    caller: Callable[..., Client], tmp_path: Path
-):
-    answers = iter([httpx2.Response(200, stream=Broken()), httpx2.Response(200, content=b"half of all")])
-    target = caller(lambda request: _session(request) or next(answers)).download_to("/v1/a-file", tmp_path / "file", {})
-    assert target.read_bytes() == b"half of all"
+    digest = hashlib.sha256(content).hexdigest()
+    target = caller(Script(breaks_off, goes_on)).download(digest, tmp_path / "file")
+    assert target.read_bytes() == content
+    assert [place.partition("-")[0] for place in asked] == ["bytes=0", "bytes=5"]
     assert [path.name for path in tmp_path.iterdir() if path.name != "key"] == ["file"]
-
-
-def _session(request: httpx2.Request) -> httpx2.Response | None:
-    said = {"/v1/challenge": {"nonce": "00"}, "/v1/session": {"bearer": "b"}}.get(request.url.path)
-    return None if said is None else httpx2.Response(200, json=said)
 
 
 def test_what_does_not_match_its_digest_is_refused_and_not_kept(caller: Callable[..., Client], tmp_path: Path):

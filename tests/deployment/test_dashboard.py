@@ -20,7 +20,7 @@ from lycia.deployment.coordinator.dashboard import OWN_PAGE
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.sessions import Caller, Sessions
 from lycia.deployment.coordinator.watching import Watching
-from lycia.deployment.identity import Identity
+from lycia.deployment.identity import Identity, client_context
 from lycia.deployment.node.client import Client
 from lycia.deployment.operator import dashboard_url, follow
 from lycia.deployment.starting import start_run
@@ -113,7 +113,7 @@ def browser(coordinator: Coordinator) -> Iterator[httpx2.Client]:
 
 def plain(coordinator: Coordinator) -> httpx2.Client:
     """What has neither key nor cookie."""
-    return httpx2.Client(base_url=coordinator.url, verify=coordinator.client._http._transport._pool._ssl_context)
+    return httpx2.Client(base_url=coordinator.url, verify=client_context(coordinator.client.certificate))
 
 
 def code_of(coordinator: Coordinator) -> str:
@@ -217,7 +217,8 @@ def test_neither_a_nodes_key_nor_its_bearer_opens_the_dashboard(
     with closing(RawNode(coordinator.invite("north"), tmp_path / "north")) as node:
         assert node.poll(0.0) is None
         for method, path in (("POST", "/v1/dashboard/codes"), ("GET", "/v1/stream"), ("GET", "/v1/runs/latest/stream")):
-            response = node.client._http.request(method, path, headers=node.client._headers(True))
+            with plain(coordinator) as http:
+                response = http.request(method, path, headers=node.client._headers(True))
             assert "may not do this" in problem(response, 403).what
         name = next(iter(dict(signed_in(coordinator, browser).cookies)))
         with plain(coordinator) as other:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.deployment.coordinator import sessions
-from lycia.deployment.identity import Identity, fetch_certificate
+from lycia.deployment.identity import Identity, client_context, fetch_certificate
 from lycia.deployment.node.client import Client
-from lycia.deployment.operator import follow
+from lycia.deployment.operator import download_model, follow
 from lycia.deployment.starting import start_run
 from lycia.deployment.wire import AliveMessage, Problem, ReplyMessage, StartMessage
 from lycia.errors import AccessError, LayoutError, LyciaError, NotFound, PlanError, TensorFileError
@@ -27,6 +27,7 @@ from lycia.runtime.apps import load_app
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
+from tests.waiting import wait_until
 
 SOUND_DIGEST = "0" * 64
 
@@ -53,7 +54,14 @@ def joined(coordinator: Coordinator, tmp_path: Path) -> Iterator[Callable[..., R
 
 def raw(client: Client, method: str, path: str, **more: object) -> httpx2.Response:
     """A call as this caller, whatever it is."""
-    return client._http.request(method, path, headers=client._headers(True) | dict(more.pop("headers", {})), **more)
+    headers = client._headers(True) | dict(more.pop("headers", {}))
+    with plain(client) as http:
+        return http.request(method, path, headers=headers, **more)
+
+
+def plain(client: Client) -> httpx2.Client:
+    """A client that sends what it is told, to the same coordinator."""
+    return httpx2.Client(base_url=client.url, verify=client_context(client.certificate))
 
 
 def problem(response: httpx2.Response) -> Problem:
@@ -62,6 +70,11 @@ def problem(response: httpx2.Response) -> Problem:
     found = Problem.model_validate_json(response.content)
     assert all((found.what, found.why, found.do))
     return found
+
+
+def files_in(home: Path) -> set[Path]:
+    """All files that a coordinator keeps of models and updates."""
+    return {path for room in ("blobs", "spool") for path in (home / room).rglob("*") if path.is_file()}
 
 
 def asked(coordinator: Coordinator, *nodes: RawNode) -> tuple[str, list]:
@@ -112,7 +125,6 @@ def test_a_node_cannot_open_an_operators_doors_nor_an_operator_a_nodes(
         (node, "GET", "/v1/runs/latest/model"),
         (operator, "POST", "/v1/poll"),
         (operator, "POST", "/v1/alive"),
-        (operator, "GET", f"/v1/blobs/{SOUND_DIGEST}"),
         (operator, "POST", "/v1/runs/a-run/tasks/0/update"),
         (operator, "POST", "/v1/runs/a-run/tasks/0/reply"),
     ]
@@ -137,7 +149,8 @@ def test_an_operator_cannot_lock_itself_out(coordinator: Coordinator):
 )
 def test_a_call_without_a_good_session_is_told_to_sign_in(coordinator: Coordinator, authorization: str | bytes | None):
     headers = {} if authorization is None else {"authorization": authorization}
-    response = coordinator.client._http.get("/v1/nodes", headers=headers)
+    with plain(coordinator.client) as http:
+        response = http.get("/v1/nodes", headers=headers)
     assert response.status_code == 401
     assert "challenge" in problem(response).do
 
@@ -147,7 +160,8 @@ def test_a_session_that_ran_out_is_renewed_without_anybody_noticing(
 ):
     monkeypatch.setattr(sessions, "_BEARER_S", -1.0)
     node = joined("node")
-    assert node.client._http.post("/v1/poll", headers={"authorization": "Bearer gone"}).status_code == 401
+    with plain(node.client) as http:
+        assert http.post("/v1/poll", headers={"authorization": "Bearer gone"}).status_code == 401
     with pytest.raises(AccessError, match="without a good session"):
         node.poll(0.0)  # every new one has run out as well
     monkeypatch.setattr(sessions, "_BEARER_S", 900.0)
@@ -213,9 +227,9 @@ def test_a_body_that_is_no_such_message_is_refused_in_words(
     path=st.sampled_from(["poll", "alive", "enrol", "challenge", "session", "invitations"]),
 )
 def test_no_body_brings_the_coordinator_down(body: bytes, path: str, coordinator: Coordinator):
-    for headers in ({}, coordinator.client._headers(True)):
-        response = coordinator.client._http.post(f"/v1/{path}", content=body, headers=headers)
-        assert response.status_code < 500
+    with plain(coordinator.client) as http:
+        for headers in ({}, coordinator.client._headers(True)):
+            assert http.post(f"/v1/{path}", content=body, headers=headers).status_code < 500
 
 
 @pytest.mark.parametrize("examples", ["NaN", "Infinity", "-1", "1e300"])
@@ -234,13 +248,13 @@ def test_an_update_larger_than_any_update_is_quarantined_by_name_and_not_stored(
 ):
     nodes = [joined("honest"), joined("large")]
     run, (_, ask) = asked(coordinator, *nodes)
-    before = sum(1 for _ in (coordinator.home / "blobs").rglob("*"))
+    before = files_in(coordinator.home)
     for announced in (True, False):  # with a content-length, and without one
         content = b"x" * (20 << 20) if announced else (b"x" * (1 << 20) for _ in range(20))
         response = raw(nodes[1].client, "POST", f"/v1/runs/{run}/tasks/{ask.task}/update", content=content)
         assert response.status_code == 200
         assert "larger than" in response.json()["refused"]
-    assert sum(1 for _ in (coordinator.home / "blobs").rglob("*")) == before
+    assert files_in(coordinator.home) == before
     finish(coordinator, run, *nodes)
     first = coordinator.client.get(f"/v1/runs/{run}")["records"][0]
     assert [(drop["node"], drop["kind"]) for drop in first["dropped"]] == [(nodes[1].name, "quarantined")]
@@ -251,16 +265,13 @@ def test_a_malformed_update_takes_no_room_and_takes_nothing_away(
 ):
     nodes = [joined("honest"), joined("odd"), joined("thief")]
     run, asks = asked(coordinator, *nodes)
-    blobs = coordinator.home / "blobs"
-    before = {path for path in blobs.rglob("*") if path.is_file()}
-    first_model = coordinator.client.download_to(f"/v1/runs/{run}/model", coordinator.home / "copy", {}).read_bytes()
+    before = files_in(coordinator.home)
+    first_model = download_model(coordinator.client, run, coordinator.home / "copy").read_bytes()
     assert nodes[1].send(asks[1], b"garbage of my own")
     assert nodes[2].send(asks[2], first_model)  # the very bytes of a blob that others need
-    assert {path for path in blobs.rglob("*") if path.is_file()} == before
+    assert wait_until(lambda: files_in(coordinator.home) == before)
     finish(coordinator, run, *nodes)
-    again = coordinator.client.download_to(
-        f"/v1/runs/{run}/model", coordinator.home / "copy", {"round": "0"}
-    ).read_bytes()
+    again = download_model(coordinator.client, run, coordinator.home / "copy", 0).read_bytes()
     assert again == first_model
 
 

@@ -1,7 +1,8 @@
 """The fleet behind a network: boxes, open calls, and blobs that belong to one run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.mailbox import Mailbox, Stopping
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.storage.blobs import BlobFolder
+from lycia.storage.database import Database, sqlite_url
+from lycia.storage.spool import Spool
+from lycia.storage.uploads import upload_id
 
 LARGE = Layout((Leaf("weight", (40_000,)),))  # too large to travel inside an ask
 SMALL = Layout((Leaf("weight", (3,)),))
@@ -28,12 +33,21 @@ class Desk:
         self.now_s, self.woken = 100.0, 0
         self.blobs = BlobFolder(folder / "blobs", fsync=False)
         self.outgoing = BlobFolder(folder / "outgoing", fsync=False)
+        self.spool = Spool(folder / "spool", fsync=False)
+        self.database = Database(sqlite_url(folder / f"{run}.db"))
         self.presence = Presence(10.0, lambda: self.now_s)
         self.run = Run(run, PLAN, layout)
-        self.box = Mailbox(self.run, self.presence, self.blobs, self.outgoing, lambda: self.now_s, self._wake)
+        self.transfers = Transfers(self.database, self.spool, lambda: self.now_s, self.presence.heard)
+        self.box = Mailbox(
+            self.run, self.presence, self.transfers, self.blobs, self.outgoing, lambda: self.now_s, self._wake
+        )
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
 
     def ask(self, task: int, *nodes: str, number: int = 0, value: float = 0.0) -> Ask:
         """An ask to train, from a model of that value everywhere."""
@@ -46,16 +60,18 @@ class Desk:
         """An update as the door hands it on: its file is kept."""
         size = self.run.layout.size("trained")
         block = Updates(task, (node,), np.ones((1, size), np.float32), np.array([4.0]), {}, {}, ("",))
-        digest = self.blobs.put(wire.update_file(self.run.layout, block, self.run.id))
-        found = wire.decode_update(self.run.layout, self.blobs.open(digest), self.run.id, task, node, digest)
+        handle = upload_id(self.run.id, task, node, "digest")
+        self.spool.put(handle, wire.update_file(self.run.layout, block, self.run.id))
+        found = wire.decode_update(self.run.layout, self.spool.open(handle), self.run.id, task, node, handle)
         assert isinstance(found, Updates)
         return found
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path) -> Iterator[Desk]:
     """One of a small model."""
-    return Desk(tmp_path)
+    with closing(Desk(tmp_path)) as one:
+        yield one
 
 
 def play(story: Callable[[], Awaitable[None]]) -> None:
@@ -121,10 +137,12 @@ def test_a_refused_update_is_removed_and_a_taken_one_is_kept_until_it_is_part_of
         await desk.box.acknowledge(taken, {})
         await desk.box.acknowledge(refused, {"south": "its norm is too large"})
         assert desk.box.kept(taken.handles[0]).delta.tolist() == [[1.0, 1.0, 1.0]]
-        assert not desk.blobs.has(refused.handles[0])
+        await desk.transfers.end()
+        assert list(desk.spool.handles()) == list(taken.handles)
         desk.box.forget(taken.handles)
         desk.box.forget(taken.handles)
-        assert not desk.blobs.has(taken.handles[0])
+        await desk.transfers.end()
+        assert list(desk.spool.handles()) == []
 
     play(story)
 
@@ -221,46 +239,50 @@ def test_who_waits_when_the_coordinator_stops_is_told_to_call_again_and_not_that
 
 def test_a_small_model_comes_with_the_ask_and_a_large_one_is_fetched_by_those_who_are_asked(tmp_path: Path):
     async def story() -> None:
-        small, large = Desk(tmp_path / "small"), Desk(tmp_path / "large", LARGE)
-        for desk, is_inline in ((small, True), (large, False)):
-            await desk.box.send(desk.ask(7, "north", value=2.0))
-            message = desk.box.task_for("north")
-            assert (message.model in message.inline) == is_inline
-            file = bytes(desk.outgoing.open(message.model))
-            assert wire.decode_model(desk.run.layout, file, None).trained[0] == 2.0
-            assert desk.box.names("north", message.model)
-            assert desk.box.names("north", PLAN.digest)
-            assert desk.box.names("north", desk.run.layout.digest)
-            assert not desk.box.names("south", message.model)
-            assert not desk.box.names("north", "0" * 64)
-            await desk.box.withdraw([7])
-            assert not desk.box.names("north", message.model)
+        with closing(Desk(tmp_path / "small")) as small, closing(Desk(tmp_path / "large", LARGE)) as large:
+            await told(small, True)
+            await told(large, False)
+
+    async def told(desk: Desk, is_inline: bool) -> None:
+        await desk.box.send(desk.ask(7, "north", value=2.0))
+        message = desk.box.task_for("north")
+        assert (message.model in message.inline) == is_inline
+        file = bytes(desk.outgoing.open(message.model))
+        assert wire.decode_model(desk.run.layout, file, None).trained[0] == 2.0
+        assert desk.box.names("north", message.model)
+        assert desk.box.names("north", PLAN.digest)
+        assert desk.box.names("north", desk.run.layout.digest)
+        assert not desk.box.names("south", message.model)
+        assert not desk.box.names("north", "0" * 64)
+        await desk.box.withdraw([7])
+        assert not desk.box.names("north", message.model)
 
     play(story)
 
 
 def test_models_of_rounds_that_are_over_take_no_room(tmp_path: Path):
     async def story() -> None:
-        desk = Desk(tmp_path, LARGE)
+        desk = large
         for number in range(6):
             await desk.box.send(desk.ask(number, "north", number=number, value=float(number)))
         assert len(blobs_in(desk.outgoing)) == 2
         desk.box.dismiss()
         assert blobs_in(desk.outgoing) == []
 
-    play(story)
+    with closing(Desk(tmp_path, LARGE)) as large:
+        play(story)
 
 
 def test_two_runs_with_equal_models_do_not_take_each_others_files_away(tmp_path: Path):
     async def story() -> None:
-        slow, fast = Desk(tmp_path, LARGE, "slow"), Desk(tmp_path, LARGE, "fast")
         await slow.box.send(slow.ask(0, "north"))
         for number in range(4):
             await fast.box.send(fast.ask(number, "north", number=number, value=float(number)))
         fast.box.dismiss()
         assert slow.outgoing.has(slow.box.task_for("north").model)
 
-    play(story)
+    with closing(Desk(tmp_path, LARGE, "slow")) as slow, closing(Desk(tmp_path, LARGE, "fast")) as fast:
+        play(story)
 
 
 def blobs_in(folder: BlobFolder) -> list[Path]:

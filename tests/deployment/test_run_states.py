@@ -18,7 +18,7 @@ import pytest
 from lycia import cli, simulate
 from lycia.core.messages import Late
 from lycia.deployment.local import Federation
-from lycia.deployment.operator import follow
+from lycia.deployment.operator import download_model, follow
 from lycia.deployment.starting import start_run
 from lycia.errors import LyciaError, NotFound
 from lycia.runtime.apps import load_app
@@ -29,6 +29,7 @@ from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
 from tests.deployment.test_killed_nodes import trainer_of
 from tests.deployment.test_mailbox import Desk, settled
+from tests.waiting import wait_until
 
 WATCHED = Path(__file__).with_name("watched_app.py")
 
@@ -280,15 +281,16 @@ def test_a_run_that_is_stopped_keeps_its_models_and_never_goes_on(pair: Pair, tm
     assert ask is not None
     assert ask.round == 1
     assert pair.north.answer(ask, Draft.file) == ""
+    spool = pair.coordinator.home / "spool"
+    assert wait_until(lambda: len(list(spool.iterdir())) == 1)  # what the open round has heard
     if before == "paused":
         pair.turn(run, "pause")
-    kept = {path for path in (pair.coordinator.home / "blobs").rglob("*") if path.is_file()}
     assert pair.turn(run, "stop") == {"run": run, "state": "stopped", "reason": "stopped by operator"}
     assert pair.turn(run, "stop")["state"] == "stopped"
     # Its models and its report are there; what was only of the open round is not
     assert [record["round"] for record in pair.facts(run)["records"]] == [0]
-    assert pair.coordinator.client.download_to(f"/v1/runs/{run}/model", tmp_path / "model", {}).stat().st_size > 0
-    assert len(kept - {path for path in (pair.coordinator.home / "blobs").rglob("*") if path.is_file()}) == 1
+    assert download_model(pair.coordinator.client, run, tmp_path / "model").stat().st_size > 0
+    assert wait_until(lambda: not list(spool.iterdir()))
     # Nobody works on it any more, and nobody can make them
     late = pair.south.poll(0.0)
     assert late is None

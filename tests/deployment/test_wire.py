@@ -172,11 +172,11 @@ def test_what_a_node_writes_of_itself_cannot_flood_or_garble_a_record():
 
 def test_an_update_that_was_taken_is_read_again_and_one_that_has_changed_since_is_told_in_words():
     content = sent(updates_of(np.arange(9, dtype=np.float32)))
-    assert wire.reread_update(LAYOUT, content, "handle").delta.tolist() == [list(range(9))]
+    assert wire.reread(LAYOUT, content, "handle").delta.tolist() == [list(range(9))]
     with pytest.raises(StorageError, match="cannot be read any more"):
-        wire.reread_update(LAYOUT, content[:-1], "handle")
+        wire.reread(LAYOUT, content[:-1], "handle")
     with pytest.raises(StorageError, match="cannot be read any more"):
-        wire.reread_update(LAYOUT, b"", "handle")
+        wire.reread(LAYOUT, b"", "handle")
 
 
 # ----------------------------------------------------------------------------------------------------------------- asks

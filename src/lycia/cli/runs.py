@@ -132,7 +132,7 @@ def model(
     as_json: AsJson = False,
 ) -> None:
     """Take a run's model: a safetensors file, which `lycia.load_model` puts back into an estimator."""
-    from lycia.deployment.operator import run_door
+    from lycia.deployment.operator import download_model
 
     folder = simulated_folder(run) if home is None and on is None else None
     if folder is not None:
@@ -140,8 +140,7 @@ def model(
 
         output.write_bytes(b"".join(model_file(folder, round_number)))
     else:
-        chosen = {} if round_number is None else {"round": str(round_number)}
-        operator(home, on).download_to(run_door(run, "model"), output, chosen)
+        download_model(operator(home, on), run, output, round_number)
     if as_json:
         print_json({"model": str(output), "bytes": output.stat().st_size})
     else:

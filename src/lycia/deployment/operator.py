@@ -82,6 +82,15 @@ def dashboard_url(client: Client) -> tuple[str, str]:
     return f"{client.url}/dashboard/#code={said['code']}", ":".join(pin[at : at + 2] for at in range(0, len(pin), 2))
 
 
+def download_model(client: Client, run: str, target: Path, round_number: int | None = None) -> Path:
+    """Fetch a run's model after so many rounds, or its latest, into a file.
+
+    Raises: NotFound, if there is no such run, or no model of that round.
+    """
+    chosen = {} if round_number is None else {"round": round_number}
+    return client.download(client.get(run_door(run, "model"), **chosen)["digest"], target, anew=True)
+
+
 def follow(client: Client, run: str, watchers: Sequence[Observer]) -> str:
     """Tell `watchers` what happens in a run, from its beginning until nobody holds it; returns its state then."""
     after, moved = 0, ""

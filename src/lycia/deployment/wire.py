@@ -15,13 +15,18 @@ from lycia import errors
 from lycia.core import tensorfile
 from lycia.core.grid import Grid
 from lycia.core.layout import Layout, Model, narrow, read_model, widen
-from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Updates
+from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Summed, Updates
 from lycia.core.tensorfile import Tensor
 from lycia.deployment.identity import COORDINATOR_URL, NODE_NAME
 from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
 
 PROTOCOL = 1
+INLINE_BYTES = 1 << 20
+"""What is no larger travels in one call; what is larger, by parts."""
+
 _UPDATE = "lycia.update"
+_SUM = "lycia.sum"
+_TOTAL = "total"
 _RUN = "lycia.run"
 _EXTRA = "extra:"
 _MASKED = "masked"
@@ -67,6 +72,19 @@ class ReplyMessage(_Message):
     metrics: dict[str, float] = Field(default_factory=dict, max_length=_MOST_METRICS)
     body: str = ""
     reason: str = ""
+
+
+class UploadMessage(_Message):
+    """Somebody announces a file that comes by parts."""
+
+    size_bytes: int = Field(ge=0, le=1 << 50)
+    parts: list[Digest] = Field(min_length=1, max_length=1 << 17)
+
+
+class UploadedMessage(_Message):
+    """All parts of an upload are there."""
+
+    upload: Digest
 
 
 class EnrolMessage(_Message):
@@ -292,13 +310,27 @@ def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tenso
     return vector
 
 
-def reread_update(layout: Layout, file: bytes | memoryview, handle: str) -> Updates:
-    """An update that was accepted before.
+def sum_file(summed: Summed, run: str) -> Iterator[bytes | memoryview]:
+    """The pieces of the file in which a sum of small updates is kept."""
+    said = {
+        "for": [run, summed.task, list(summed.nodes)],
+        "grid": summed.grid.exponent,
+        "weight": summed.weight.tolist(),
+        "norm": summed.norm.tolist(),
+    }
+    return tensorfile.write({_TOTAL: Tensor.of(summed.total)}, {_SUM: json.dumps(said)})
+
+
+def reread(layout: Layout, file: bytes | memoryview, handle: str) -> Updates | Summed:
+    """An update that was accepted before, or the sum of several.
 
     Raises: StorageError, if it cannot be read any more.
     """
     try:
-        run, task, node = json.loads(tensorfile.read(file)[1][_UPDATE])["for"]
+        tensors, metadata = tensorfile.read(file)
+        if _SUM in metadata:
+            return _sum(tensors[_TOTAL], json.loads(metadata[_SUM]), handle)
+        run, task, node = json.loads(metadata[_UPDATE])["for"]
         found: Updates | Malformed = decode_update(layout, file, run, task, node, handle)
     except (LyciaError, ValueError, KeyError, TypeError, RecursionError) as error:
         found = Malformed(0, "", str(error))
@@ -309,6 +341,12 @@ def reread_update(layout: Layout, file: bytes | memoryview, handle: str) -> Upda
             do="restore the file from a backup, or ask the round again from its model.",
         )
     return found
+
+
+def _sum(total: Tensor, said: Mapping[str, Any], handle: str) -> Summed:
+    _, task, nodes = said["for"]
+    weight, norm = np.array(said["weight"], np.float64), np.array(said["norm"], np.float64)
+    return Summed(task, tuple(nodes), total.array(), Grid(said["grid"]), weight, norm, handle=handle)
 
 
 def _one_piece(file: bytes | memoryview, tensors: list[Tensor]) -> np.ndarray | None:

@@ -40,6 +40,13 @@ class Fleet(Protocol):
         """The next reply; None when the run's clock has reached `until_s`."""
         ...
 
+    async def secure(self, reply: Reply, events: Sequence[Event]) -> Sequence[Event]:
+        """Make durable what `events` say of a reply, before they are written; returns them with where that is kept.
+
+        Several updates may be kept as one sum: they have one handle then.
+        """
+        ...
+
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """The reply has been written down; `refusals` says of which nodes it was not taken, and why.
 

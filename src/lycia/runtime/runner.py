@@ -158,8 +158,8 @@ async def _take(
     run: Run, carried: Carried, current: Round, replies: Sequence[Reply], journal: "_Journal", world: World
 ) -> Round:
     for reply in replies:
-        events = await asyncio.to_thread(hearing.hear, run, carried, current, reply, world.clock.now_s())
-        current = journal.note(current, events)
+        heard = await asyncio.to_thread(hearing.hear, run, carried, current, reply, world.clock.now_s())
+        current = journal.note(current, await world.fleet.secure(reply, heard))
     await journal.write()
     for reply in replies:
         await world.fleet.acknowledge(reply, hearing.refusals(carried, current, reply))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lycia.core.events import Event
 from lycia.core.keys import Key
 from lycia.core.messages import Ask, Declined, Late, Reply, Summed, Updates, Vanished
 from lycia.core.plan import App
@@ -117,6 +118,10 @@ class SimulatedFleet:
         if due.ask.task in self._withdrawn:
             return Late(due.ask.task, due.node)
         return self._work(due.ask, due.node)
+
+    async def secure(self, reply: Reply, events: Sequence[Event]) -> Sequence[Event]:
+        """A simulated update is kept where it was made; after a restart it is made again."""
+        return events
 
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """Drop the updates that were not taken, and let their nodes forget that they made them."""

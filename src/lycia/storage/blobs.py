@@ -1,6 +1,5 @@
-"""Files named by the SHA-256 of their bytes: models, updates, and whatever else is large and never changes."""
+"""Files named by the digest of their bytes: models, and whatever else is large and never changes."""
 
-import hashlib
 import mmap
 import os
 import re
@@ -11,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 
 from lycia.errors import NotFound, StorageError
-from lycia.storage.disk import AS_BYTES, in_words, make_folder, sync_folder, write_all
+from lycia.storage import parts
+from lycia.storage.disk import AS_BYTES, in_words, make_folder, replace_file, sync_folder, write_all
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE_BYTES = 1 << 20
+_LIST = ".parts"  # beside a blob of several parts: the digest of each, a line each
 
 
 class BlobFolder:
@@ -87,17 +88,24 @@ class BlobFolder:
 
         Raises: NotFound, if it is not here.
         """
-        path = self.path(digest)
+        content = mapped(self.path(digest))
+        if content is None:
+            raise _missing(digest)
+        return content
+
+    def parts(self, digest: str) -> tuple[str, ...]:
+        """The digest of each part of the blob.
+
+        Raises: NotFound, if it is not here.
+        """
+        if parts.count(self.size(digest)) == 1:
+            return (digest,)
+        path = _list_of(self.path(digest))
         with in_words(path):
             try:
-                descriptor = os.open(path, os.O_RDONLY | AS_BYTES)
-            except FileNotFoundError:
-                raise _missing(digest) from None
-            try:
-                is_empty = os.fstat(descriptor).st_size == 0  # an empty file cannot be mapped
-                return memoryview(b"" if is_empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-            finally:
-                os.close(descriptor)
+                return tuple(path.read_text("ascii").split())
+            except FileNotFoundError:  # its writer was killed before it had written the list
+                return parts.digests(self.open(digest))
 
     def check(self, digest: str) -> None:
         """Do nothing if the blob's bytes are still those that its digest names.
@@ -106,12 +114,11 @@ class BlobFolder:
           NotFound: if it is not here.
           StorageError: if the bytes have changed.
         """
-        content, found = self.open(digest), hashlib.sha256()
-        for start in range(0, content.nbytes, _PIECE_BYTES):
-            found.update(content[start : start + _PIECE_BYTES])
-        if found.hexdigest() != digest:
+        content = self.open(digest)
+        found = parts.digest_of(content.nbytes, parts.digests(content))
+        if found != digest:
             raise StorageError(
-                f"the blob {digest[:12]}… is damaged: its bytes make {found.hexdigest()[:12]}….",
+                f"the blob {digest[:12]}… is damaged: its bytes make {found[:12]}….",
                 why="a blob never changes after it was written, so the disk or another program has changed it.",
                 do=f"restore {self.path(digest)} from a backup.",
             )
@@ -122,6 +129,28 @@ class BlobFolder:
         kept_open = (PermissionError,) if os.name == "nt" else ()
         with in_words(path), suppress(*kept_open):
             path.unlink(missing_ok=True)
+            _list_of(path).unlink(missing_ok=True)
+
+    def adopt(self, path: Path, digests: tuple[str, ...]) -> str:
+        """Take over a file that is whole, durable, and known to have parts with these digests; returns its digest.
+
+        Raises: StorageError, if the disk fails; the file is then still where it was.
+        """
+        digest = parts.digest_of(path.stat().st_size, digests)
+        self._keep_list(digest, digests)
+        target = self.path(digest)
+        with in_words(target):
+            make_folder(target.parent, fsync=self._fsync)
+            path.replace(target)
+            if self._fsync:
+                sync_folder(target.parent)
+        return digest
+
+    def _keep_list(self, digest: str, digests: tuple[str, ...]) -> None:
+        target = self.path(digest)
+        if len(digests) > 1:
+            make_folder(target.parent, fsync=self._fsync)
+            replace_file(_list_of(target), "\n".join(digests).encode(), fsync=False)  # it can be made again
 
 
 class Incoming:
@@ -133,7 +162,7 @@ class Incoming:
 
     def __init__(self, blobs: BlobFolder, folder: Path, limit_bytes: int | None, *, fsync: bool) -> None:
         self.size_bytes, self._limit_bytes, self._blobs, self._fsync = 0, limit_bytes, blobs, fsync
-        self._hash, self._open, self._ended = hashlib.sha256(), True, False
+        self._hasher, self._open, self._ended = parts.Hasher(), True, False
         with in_words(folder):
             self._descriptor, name = tempfile.mkstemp(dir=folder)
         self._path = Path(name)
@@ -141,14 +170,15 @@ class Incoming:
     @property
     def digest(self) -> str:
         """The digest of what has arrived."""
-        return self._hash.hexdigest()
+        return self._hasher.digest
 
     def write(self, piece: bytes | memoryview) -> None:
         """Add a piece.
 
         Raises: StorageError, if the blob grows past its limit, or the disk is full or fails; it is aborted then.
         """
-        size = self.size_bytes + memoryview(piece).nbytes
+        rest = memoryview(piece).cast("B")
+        size = self.size_bytes + rest.nbytes
         if self._limit_bytes is not None and size > self._limit_bytes:
             self.abort()
             raise StorageError(
@@ -158,11 +188,12 @@ class Incoming:
             )
         try:
             with in_words(self._path.parent):
-                write_all(self._descriptor, piece)
+                for start in range(0, rest.nbytes, _PIECE_BYTES):  # small enough to be hashed from the cache
+                    write_all(self._descriptor, rest[start : start + _PIECE_BYTES])
+                    self._hasher.update(rest[start : start + _PIECE_BYTES])
         except StorageError:
             self.abort()
             raise
-        self._hash.update(piece)
         self.size_bytes = size
 
     def commit(self) -> str:
@@ -178,6 +209,7 @@ class Incoming:
                     os.fsync(self._descriptor)
                 self._close()
                 make_folder(target.parent, fsync=self._fsync)
+                self._blobs._keep_list(digest, self._hasher.parts)
                 if target.is_file() and target.stat().st_size == self.size_bytes:
                     self._path.unlink()
                 else:
@@ -212,6 +244,27 @@ class Incoming:
         if self._open:
             self._open = False
             os.close(self._descriptor)
+
+
+def mapped(path: Path) -> memoryview | None:
+    """The bytes of a file, mapped and not read; None if it is not there.
+
+    Raises: StorageError, if the system refuses to read it.
+    """
+    with in_words(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | AS_BYTES)
+        except FileNotFoundError:
+            return None
+        try:
+            is_empty = os.fstat(descriptor).st_size == 0  # an empty file cannot be mapped
+            return memoryview(b"" if is_empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
+
+
+def _list_of(path: Path) -> Path:
+    return path.with_name(path.name + _LIST)
 
 
 def _missing(digest: str) -> NotFound:

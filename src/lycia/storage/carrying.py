@@ -8,9 +8,8 @@ Beside the model lies one file of arrays: the slots of the server optimizer and 
 model whose storage dtypes have fewer bits than the server's arithmetic.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from lycia.core.layout import Layout, Model, Segment, read_model
 from lycia.core.round import Carried
 from lycia.core.tensorfile import Tensor
 from lycia.errors import NotFound, StorageError
+from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 
 _LAYOUT, _FROZEN, _RUN = "lycia.layout", "lycia.frozen", "lycia.run"
@@ -128,17 +128,18 @@ def whole_file(blobs: BlobFolder, digest: str) -> Iterator[bytes | memoryview]:
     return tensorfile.write({leaf.name: tensors[leaf.name] for leaf in layout.leaves}, {_LAYOUT: layout.to_json()})
 
 
+def lies_apart(blobs: BlobFolder, digest: str) -> bool:
+    """Whether some leaves of the model under `digest` lie in another blob, so that its file must be put together.
+
+    Raises: as `read_kept_model`.
+    """
+    return bool(tensorfile.read(blobs.open(digest))[1].get(_FROZEN))
+
+
 def model_digest(layout: Layout, model: Model) -> str:
     """The digest under which `keep` would put the model: equal models have equal digests, in every store."""
-    frozen = _sha256(_frozen_file(layout, model)) if _lies_apart(layout) else ""
-    return _sha256(_model_file(layout, model, frozen))
-
-
-def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
-    total = hashlib.sha256()
-    for piece in pieces:
-        total.update(piece)
-    return total.hexdigest()
+    frozen = parts.digest_of_pieces(_frozen_file(layout, model)) if _lies_apart(layout) else ""
+    return parts.digest_of_pieces(_model_file(layout, model, frozen))
 
 
 def _model_file(layout: Layout, model: Model, frozen: str) -> Iterator[bytes | memoryview]:

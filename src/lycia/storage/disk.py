@@ -52,6 +52,25 @@ def write_all(descriptor: int, piece: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def pwrite_all(descriptor: int, piece: bytes | memoryview, start: int) -> None:
+    """Write every byte of `piece` at `start`. Where the system cannot do both at once, nobody else may write there."""
+    if not hasattr(os, "pwrite"):
+        os.lseek(descriptor, start, os.SEEK_SET)
+        write_all(descriptor, piece)
+        return
+    rest = memoryview(piece)
+    while rest.nbytes:
+        done = os.pwrite(descriptor, rest, start)
+        rest, start = rest[done:], start + done
+
+
+def reserve(descriptor: int, size_bytes: int) -> None:
+    """Give the file this size, and the room for it where the system can promise that."""
+    os.ftruncate(descriptor, size_bytes)
+    if size_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size_bytes)
+
+
 def sync_file(path: Path) -> None:
     """Make durable what stands in the file now, whoever wrote it."""
     descriptor = os.open(path, os.O_RDWR | AS_BYTES)

@@ -113,6 +113,17 @@ def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     return [StoredModel(row.round, row.digest) for row in rows]
 
 
+def is_model(connection: Connection, digest: str) -> bool:
+    """Whether a run has, or had, a model of this digest."""
+    return connection.scalar(select(MODELS.c.run).where(MODELS.c.digest == digest).limit(1)) is not None
+
+
+def held_by_run(connection: Connection, id: str) -> set[str]:
+    """The handles of the updates that a run's open round has heard, and not yet made a model of."""
+    journal = journal_of_run(connection, id)
+    return {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}
+
+
 def records_of_run(connection: Connection, id: str, first: int = 0, most: int | None = None) -> list[Mapping[str, Any]]:
     """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on."""
     of_run = (RECORDS.c.run == id) & (RECORDS.c.number >= first)

@@ -95,6 +95,22 @@ MODELS = Table(
     Column("digest", String(64), nullable=False, index=True),
 )  # fmt: skip
 
+UPLOADS = Table(  # updates and models that come by parts, until they are part of a model, or of none
+    "uploads", METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("run", String(200), nullable=False, index=True),  # "" for what an operator sends before there is a run
+    Column("task", BigInteger, nullable=False),
+    Column("node", String(200), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("parts", Text, nullable=False),  # the digest of each, one after the other
+)  # fmt: skip
+
+PARTS = Table(  # those that have arrived, and are on the disk
+    "parts", METADATA,
+    Column("upload", ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Node:

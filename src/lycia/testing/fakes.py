@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lycia.core import admission, events
+from lycia.core import admission, events, folding
 from lycia.core.events import Closed, Event
 from lycia.core.hearing import senders
 from lycia.core.keys import Key
@@ -241,6 +241,10 @@ class FakeFleet:
         self.clock.move_to(until_s)
         return None
 
+    async def secure(self, reply: Reply, events: Sequence[Event]) -> Sequence[Event]:
+        """What was delivered is kept already."""
+        return events
+
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """What was taken counts for the nodes' memory; what was not is thrown away."""
         self.fuse.burn()
@@ -362,13 +366,13 @@ class FakeFleet:
                 continue
             other = self._answer(due)
             self.clock.move_to(due.at_s)
-            if isinstance(other, Updates) and _form(other) == _form(reply):
+            if isinstance(other, Updates) and folding.is_alike(other, reply):
                 rows.append(other)
             elif other is not None:
                 later.append(_Due(due.at_s, due.order, due.ask, due.node, other))
         for due in later:
             heapq.heappush(self._due, due)
-        block = _joined(rows)
+        block = _frozen_updates(folding.block(rows))
         return self._sum(ask, block) if self.sums and ask.grid and not self.run.plan.needs_rows else block
 
     def _sum(self, ask: Ask, block: Updates) -> Summed:
@@ -379,12 +383,8 @@ class FakeFleet:
         }
         good = [row for row, node in enumerate(block.nodes) if reasons[node] is None]
         assert ask.grid is not None
-        weights = plan.aggregator.weights(block.weight[good])
-        summed = Summed(
-            ask.task, tuple(block.nodes[row] for row in good), ask.grid.total(block.delta[good], weights), ask.grid,
-            block.weight[good], measured.norms[good], {name: column[good] for name, column in block.metrics.items()},
-            {node: reason for node, reason in reasons.items() if reason}, f"sum {ask.task} {'+'.join(block.nodes)}",
-        )  # fmt: skip
+        summed = folding.fold(plan, ask.grid, block, good, [float(measured.norms[row]) for row in good])
+        summed = replace(summed, refused={node: reason for node, reason in reasons.items() if reason})
         self.forget(block.handles)
         self.held[summed.handle] = summed
         return summed
@@ -512,25 +512,6 @@ def digest_of(model: Model) -> str:
     for array in (model.trained, model.statistics, model.local, *model.frozen.values()):
         total.update(array.dtype.str.encode() + str(array.shape).encode() + array.tobytes())
     return total.hexdigest()
-
-
-def _form(updates: Updates) -> object:
-    arrays = {"": updates.delta, " ": updates.weight, **updates.extra, **updates.metrics}
-    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
-
-
-def _joined(rows: Sequence[Updates]) -> Updates:
-    def columns(of: Callable[[Updates], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        names = {name for row in rows for name in of(row)}
-        return {name: np.concatenate([of(row)[name] for row in rows]) for name in sorted(names)}
-
-    return _frozen_updates(
-        Updates(
-            rows[0].task, tuple(row.nodes[0] for row in rows), np.concatenate([row.delta for row in rows]),
-            np.concatenate([row.weight for row in rows]), columns(lambda row: row.extra),
-            columns(lambda row: row.metrics), tuple(row.handles[0] for row in rows),
-        )
-    )  # fmt: skip
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -2,21 +2,26 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lycia.core import folding
 from lycia.core.admission import extras
-from lycia.core.layout import Layout
-from lycia.core.messages import BASELINE, Ask, Late, Reply, Scores, Summed, Updates, Vanished
+from lycia.core.events import Event, Heard
+from lycia.core.hearing import senders
+from lycia.core.layout import Layout, Model
+from lycia.core.messages import BASELINE, Ask, Late, Reply, Summed, Updates, Vanished
 from lycia.core.parts import Extra, Roster
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.wire import AskMessage, Shared
 from lycia.storage.blobs import BlobFolder
 
 _INLINE = 1 << 16  # bytes; what is smaller goes along with the ask, and saves a call
+_MOST_FOLDED = 256  # small updates that become one sum, and are written down together
 
 
 class Stopping(Exception):
@@ -39,12 +44,21 @@ class Mailbox:
     """
 
     def __init__(
-        self, run: Run, presence: Presence, blobs: BlobFolder, outgoing: BlobFolder, now_s: Callable[[], float],
-        wake: Callable[[], None],
+        self, run: Run, presence: Presence, transfers: Transfers, blobs: BlobFolder, outgoing: BlobFolder,
+        now_s: Callable[[], float], wake: Callable[[], None], held: Collection[str] = (),
+        blob_of: Callable[[Model], str | None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """`blobs` keeps what came in; `outgoing` what is sent, which can be made again and need not be durable."""
-        self.run, self._presence, self._blobs, self._outgoing = run, presence, blobs, outgoing
-        self._now_s, self._wake = now_s, wake
+        """What a box needs of its coordinator.
+
+        Args:
+          transfers: brings updates in, and keeps them; `held` are those that the open round has heard.
+          outgoing: what is sent and can be made again, so that it need not be durable.
+          blob_of: the blob in which a model is kept just as nodes get it, so that it is not written again.
+        """
+        self.run, self._presence, self._transfers = run, presence, transfers
+        self._blobs, self._outgoing, self._blob_of = blobs, outgoing, blob_of
+        self._now_s, self._wake, self._held = now_s, wake, set(held)
+        self._small: dict[str, bytes] = {}
         self._open: dict[str, dict[int, _Open]] = {}
         self._gone: set[tuple[int, str]] = set()
         self._replies: asyncio.Queue[Reply] = asyncio.Queue()
@@ -74,41 +88,83 @@ class Mailbox:
             if vanished is not None:
                 return vanished
             if not self._replies.empty():
-                return self._replies.get_nowait()
+                return self._gather(self._replies.get_nowait())
             left_s = until_s - self._now_s()
             if left_s <= 0:
                 return None
             with suppress(TimeoutError):  # not `wait_for`: before Python 3.12 a cancellation may get lost in it
                 async with asyncio.timeout(min(left_s, self._presence.silence_s / 4)):
-                    return await self._replies.get()
+                    return self._gather(await self._replies.get())
+
+    async def secure(self, reply: Reply, events: Sequence[Event]) -> Sequence[Event]:
+        """Put small updates on the disk, as their sum where that is all that is needed of them.
+
+        What came by parts is there already. A sum has a handle of its own, and the event names all whose updates are
+        in it: both count, or neither does.
+        """
+        if not isinstance(reply, Updates):
+            return events
+        secured: list[Event] = []
+        for event in events:
+            if isinstance(event, Heard) and any(handle in self._small for handle in event.handles):
+                secured.append(await asyncio.to_thread(self._secure, reply, event))
+            else:
+                secured.append(event)
+        return secured
+
+    def _secure(self, reply: Updates, event: Heard) -> Heard:
+        ask = next((box[reply.task].ask for box in self._open.values() if reply.task in box), None)
+        if len(event.nodes) > 1 and ask is not None and ask.grid is not None and not self.run.plan.needs_rows:
+            rows = [reply.nodes.index(node) for node in event.nodes]
+            summed = folding.fold(self.run.plan, ask.grid, reply, rows, [norm or 0.0 for norm in event.norms])
+            self._transfers.spool.put(summed.handle, wire.sum_file(summed, self.run.id))
+            return replace(event, handles=(summed.handle,) * len(event.nodes))
+        for handle in event.handles:
+            self._transfers.spool.put(handle, [self._small[handle]])
+        return event
 
     async def acknowledge(self, reply: Reply, refusals: Mapping[str, str]) -> None:
         """Let the node's call return."""
-        nodes = reply.nodes if isinstance(reply, (Updates, Summed, Scores)) else (reply.node,)
-        for node in nodes:
+        for node in senders(reply):
             refusal = refusals.get(node)
             if not isinstance(reply, (Vanished, Late)):  # these leave the ask open: the node may yet answer it
                 self._open.get(node, {}).pop(reply.task, None)
             for waiting in self._waiting.pop((reply.task, node), []):
                 if not waiting.done():
                     waiting.set_result(refusal)
-            if refusal and isinstance(reply, Updates):
-                self.forget(reply.handles)
+        if isinstance(reply, Updates):
+            by_parts = {
+                handle: node
+                for node, handle in zip(reply.nodes, reply.handles, strict=True)
+                if self._small.pop(handle, None) is None
+            }
+            self._held.update(handle for handle, node in by_parts.items() if node not in refusals)
+            self.forget(handle for handle, node in by_parts.items() if node in refusals)
 
     async def withdraw(self, tasks: Iterable[int]) -> None:
         """Take the asks out of all boxes; who works on one already will be told when it delivers."""
-        for task in tasks:
+        gone = list(tasks)
+        for task in gone:
             for box in self._open.values():
                 box.pop(task, None)
+        if gone:
+            await self._transfers.drop(self.run.id, gone, self._held)
+
+    def hold(self, handle: str, content: bytes) -> None:
+        """A small update has come: it stays in memory until it is known whether it counts."""
+        self._small[handle] = content
 
     def kept(self, handle: str) -> Updates | Summed:
-        """The update in the blob `handle`, mapped into memory and not read."""
-        return wire.reread_update(self.run.layout, self._blobs.open(handle), handle)
+        """The update, or the sum, under `handle`: mapped into memory and not read."""
+        return wire.reread(self.run.layout, self._transfers.spool.open(handle), handle)
 
     def forget(self, handles: Iterable[str]) -> None:
         """Remove updates that are part of a model, or of none."""
-        for handle in handles:
-            self._blobs.remove(handle)
+        gone = [handle for handle in handles if handle]
+        self._held.difference_update(gone)
+        for handle in gone:
+            self._small.pop(handle, None)
+        self._transfers.forget(gone)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes of bodies up and down in this run since the coordinator started."""
@@ -172,6 +228,23 @@ class Mailbox:
         for waiting in self._unanswered():
             waiting.set_exception(Stopping())
 
+    def _gather(self, reply: Reply) -> Reply:
+        """A block of all small updates that have come for one task, where the first reply is one of them."""
+        if not isinstance(reply, Updates) or reply.handles[0] not in self._small:
+            return reply
+        rows: list[Updates] = [reply]
+        others: list[Reply] = []
+        while not self._replies.empty() and len(rows) < _MOST_FOLDED:
+            other = self._replies.get_nowait()
+            is_small = isinstance(other, Updates) and other.handles[0] in self._small
+            if isinstance(other, Updates) and is_small and folding.is_alike(reply, other):
+                rows.append(other)
+            else:
+                others.append(other)
+        for other in others:
+            self._replies.put_nowait(other)
+        return folding.block(rows)
+
     def _unanswered(self) -> list[asyncio.Future[str | None]]:
         return [waiting for waits in self._waiting.values() for waiting in waits if not waiting.done()]
 
@@ -194,12 +267,15 @@ class Mailbox:
             base = self._made_once("base", scaled, pieces) if pieces else None
             # The baseline begins with the first model, whatever the round.
             version = f"{ask.round}, {ask.exchange == BASELINE}"
-            model = self._made_once("model", version, wire.model_file(layout, ask.model, ask.run))
+            model = self._blob_of(ask.model) or self._made_once(
+                "model", version, wire.model_file(layout, ask.model, ask.run)
+            )
         told = self._made_once("told", str(ask.task), wire.told_file(ask.told, ask.run)) if ask.told else None
         inline = {}
         for digest in filter(None, (model, told)):
-            if self._outgoing.size(digest) <= _INLINE:
-                inline[digest] = b64encode(self._outgoing.open(digest)).decode()
+            folder = self._outgoing if self._outgoing.has(digest) else self._blobs
+            if folder.size(digest) <= _INLINE:
+                inline[digest] = b64encode(folder.open(digest)).decode()
         return Shared(model, base, told, inline)
 
     def _made_once(self, kind: str, version: str, pieces: Iterable[bytes | memoryview]) -> str:

@@ -65,6 +65,12 @@ class Presence:
             self._seen[name].polls += by
             self._seen[name].at_s = self._now_s()
 
+    def heard(self, name: str, size: int) -> None:
+        """So many bytes of a body came from this node: a sign of life, too."""
+        if name in self._seen:
+            self._seen[name].at_s = self._now_s()
+            self._seen[name].bytes_up += size
+
     def moved(self, name: str, *, up: int = 0, down: int = 0) -> None:
         """So many bytes of bodies went up from this node, or down to it."""
         if name in self._seen:

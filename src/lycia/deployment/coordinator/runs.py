@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from lycia.core.layout import Layout, read_checkpoint
 from lycia.core.round import Carried, Run, first
 from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.coordinator.watching import OVER, Watching
 from lycia.deployment.wire import StartMessage
 from lycia.errors import LayoutError, LyciaError, NotFound, StorageError
@@ -63,11 +65,12 @@ class Runs:
     """All runs of one coordinator. One operator at a time changes how they stand."""
 
     def __init__(
-        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, presence: Presence, clock: Clock,
-        entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]],
+        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, transfers: Transfers, presence: Presence,
+        clock: Clock, entropy: Entropy, wake: Callable[[], None], nodes: Callable[[], Sequence[Any]],
     ) -> None:  # fmt: skip
         """`wake`: lets all open polls look into their boxes; `nodes`: everyone who is enrolled, as data."""
         self._db, self._blobs, self._outgoing, self._presence = database, blobs, outgoing, presence
+        self._transfers = transfers
         self._clock, self._entropy, self._wake = clock, entropy, wake
         self._live: dict[str, _Live] = {}
         self._unwritten: dict[str, StoredRun] = {}
@@ -79,12 +82,21 @@ class Runs:
     async def begin(self) -> None:
         """Go on with the runs that were under way. What is paused stays so."""
         await self.watching.begin()
+        await self._sweep()
         for row in await self._db.read(lambda connection: kept_runs.list_runs(connection, "running")):
             try:
                 self._hold(*await self._prepare(row))
             except LyciaError as error:
                 log.error("run cannot go on", run=row.id, what=error.what, why=error.why, do=error.do)
                 await self._pause(row.id, error.what)
+
+    async def _sweep(self) -> None:
+        """Remove what a crash left of updates that no run needs."""
+        rows = [row for row in await self._db.read(kept_runs.list_runs) if row.state not in OVER]
+        held: set[str] = set()
+        for row in rows:
+            held |= await self._db.read(partial(kept_runs.held_by_run, id=row.id))
+        await self._transfers.sweep(held, {row.id for row in rows})
 
     async def end(self) -> None:
         """Let go of all; what is durable stays, and `begin` goes on from there."""
@@ -160,11 +172,9 @@ class Runs:
                 await self._db.write(lambda connection: kept_runs.stop_run(connection, row.id, reason, at_s))
                 self._unwritten.pop(row.id, None)
                 log.info("run is stopped", run=row.id, by=by)
-                for handle in {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {
-                    ""
-                }:
-                    with suppress(StorageError):  # it would only lie there
-                        self._blobs.remove(handle)
+                await self._transfers.drop(row.id, None, ())
+                heard = (event for event in journal if isinstance(event, Heard))
+                self._transfers.forget({handle for event in heard for handle in event.handles} - {""})
                 self.watching.changed(row.id)
         return await self._stored(row.id)
 
@@ -245,6 +255,10 @@ class Runs:
             )
         return models[number]
 
+    async def is_model(self, digest: str) -> bool:
+        """Whether a run has, or had, this model."""
+        return await self._db.read(lambda connection: kept_runs.is_model(connection, digest))
+
     async def events(self, run: str, after: int, wait_s: float) -> dict[str, Any]:
         """What happened in a run after fact number `after`; waits for something to happen."""
         return await self.watching.events(run if run in self._live else await self.find(run), after, wait_s)
@@ -297,7 +311,8 @@ class Runs:
             self._outgoing.put([text.encode()])  # nodes fetch them by digest
         paused_s = await self._db.read(lambda connection: kept_runs.paused_s_of_run(connection, row.id))
         clock = RunClock(self._clock, paused_s + max(stood_s, 0.0))
-        box = Mailbox(run, self._presence, self._blobs, self._outgoing, clock.now_s, self._wake)
+        held = await self._db.read(lambda connection: kept_runs.held_by_run(connection, row.id))
+        box = Mailbox(run, self._presence, self._transfers, self._blobs, self._outgoing, clock.now_s, self._wake, held)
         return _Live(run, box, clock), first(run, model)
 
     async def _watch(self, live: _Live, start: Carried) -> None:

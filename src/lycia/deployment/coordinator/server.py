@@ -24,6 +24,7 @@ from lycia.errors import AccessError, StorageError
 from lycia.runtime.ports import Entropy
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import Database, sqlite_url
+from lycia.storage.spool import Spool
 
 _BACKLOG = 2048
 
@@ -71,6 +72,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         database,
         blobs,
         outgoing,
+        Spool(home / "spool"),
         url,
         certificate_pin(pem),
         _secret(home),

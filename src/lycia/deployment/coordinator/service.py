@@ -14,6 +14,7 @@ from lycia.deployment.coordinator.mailbox import Mailbox
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.runs import Runs
 from lycia.deployment.coordinator.sessions import Caller, Sessions
+from lycia.deployment.coordinator.transfers import NO_CAPS, Limits, Transfers
 from lycia.deployment.identity import ROLES, Invitation, Role, is_signed, token_hash
 from lycia.deployment.wire import AskMessage, EnrolMessage, InviteMessage
 from lycia.errors import AccessError, NotFound
@@ -21,6 +22,7 @@ from lycia.runtime.ports import Entropy
 from lycia.storage import nodes as members
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import Connection, Database
+from lycia.storage.spool import Spool
 from lycia.storage.tables import Invitation as StoredInvitation
 from lycia.storage.tables import Node
 
@@ -47,17 +49,21 @@ class Service:
     """One coordinator."""
 
     def __init__(
-        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, url: str, pin: str, secret: bytes, *,
-        silence_s: float = 10.0, entropy: Entropy = system_entropy,
+        self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, spool: Spool, url: str, pin: str,
+        secret: bytes, *, silence_s: float = 10.0, entropy: Entropy = system_entropy, limits: Limits = NO_CAPS,
     ) -> None:  # fmt: skip
         self._db, self._url, self.pin = database, url, pin
         self.clock = WallClock()
         self.sessions = Sessions(secret, self.clock.now_s)
         self.presence = Presence(silence_s, self.clock.now_s)
+        self.transfers = Transfers(database, spool, self.clock.now_s, self.presence.heard, limits)
+        self.assembled: set[str] = set()  # models that were put together for an operator
         self._nodes: dict[str, Node] = {}
         self._arrived = asyncio.Event()
         self._ending = False
-        self.runs = Runs(database, blobs, outgoing, self.presence, self.clock, entropy, self._wake, self.nodes)
+        self.runs = Runs(
+            database, blobs, outgoing, self.transfers, self.presence, self.clock, entropy, self._wake, self.nodes
+        )
 
     # ------------------------------------------------------------------------------------------------------ its life
 
@@ -71,6 +77,7 @@ class Service:
         self._ending = True
         await self.runs.end()
         self._wake()
+        await self.transfers.end()
 
     # ------------------------------------------------------------------------------------------------- who is calling
 
@@ -224,8 +231,10 @@ class Service:
         """What to tell a node whose update comes too late, as the record will, too; "" if it was taken before."""
         return await self.deliver(caller, run, Late(task, caller.name))
 
-    def may_read(self, caller: Caller, digest: str) -> bool:
-        """Whether an ask that waits for the caller gives it this blob."""
+    async def may_read(self, caller: Caller, digest: str) -> bool:
+        """Whether an ask that waits for the caller gives it this blob; to an operator, whether it is a run's model."""
+        if caller.role == "operator":
+            return digest in self.assembled or await self.runs.is_model(digest)
         return any(box.names(caller.name, digest) for box in self.runs.boxes())
 
     async def _reload(self) -> None:

@@ -21,6 +21,7 @@ from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
 from lycia.storage.disk import in_words
+from lycia.storage.node_journal import Finished, NodeJournal
 from lycia.storage.node_state import NodeState
 
 _HEARTBEAT_S = 2.0
@@ -160,6 +161,11 @@ class Agent:
         self._missing: tuple[str, int] | None = None
         for folder in ("models", "memory", "spool", "runs"):
             (home / folder).mkdir(parents=True, exist_ok=True)
+        self._journal = NodeJournal(home / "finished")
+        needed = {work.said["update"] for work in self._journal.undelivered()}
+        for left_behind in (home / "spool").iterdir():  # of work that was never finished
+            if str(left_behind) not in needed:
+                left_behind.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """End after what is in hand."""
@@ -170,17 +176,22 @@ class Agent:
 
         Raises: AccessError, if this node has been revoked.
         """
+        for work in self._journal.undelivered():  # before anything new is asked for
+            self.answer(AskMessage.model_validate(work.ask))
         while not self._stopping.is_set():
             message = self._client.poll(_POLL_S, self._trainer.examples)
             if message is not None:
                 self.answer(message)
 
     def answer(self, message: AskMessage) -> None:
-        """Do one ask, and deliver the reply; an error of the trainer's becomes a refusal with its words."""
+        """Do one ask, unless that was done before, and deliver the reply.
+
+        An error of the trainer's becomes a refusal with its words.
+        """
         with self._heartbeat(message):
             try:
                 with in_words(self._home):
-                    said = self._work(message)
+                    said = self._known(message) or self._work(message)
             except AccessError:
                 raise
             except NotFound as error:
@@ -196,23 +207,31 @@ class Agent:
             reply = said.get("reply", {})
             if reply.get("kind") == "declined":
                 self._note(f"declined {message.exchange!r} of round {message.round + 1}: {reply['reason']}")
-            try:
-                refused = self.deliver(message, said)
-            except NotFound as error:
-                refused = error.what
+            self._deliver(message, said)
+
+    def _deliver(self, message: AskMessage, said: Mapping[str, Any]) -> None:
+        try:
+            refused = self.deliver(message, said)
+        except NotFound as error:
+            refused = error.what
         if refused:
             if self._memory(message).exists():
                 NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
             self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
+        if "update" in said:
+            self._journal.delivered(message.run, message.task)
+            Path(said["update"]).unlink(missing_ok=True)
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
         """Send what the trainer said; returns why it was not taken, or ""."""
-        if "update" not in said:
-            return self._client.reply(message.run, message.task, ReplyMessage.model_validate(said["reply"]))
-        path = Path(said["update"])
-        refused = self._client.upload_update(message.run, message.task, path)
-        path.unlink(missing_ok=True)
-        return refused
+        if "update" in said:
+            return self._client.upload_update(message.run, message.task, Path(said["update"]))
+        return self._client.reply(message.run, message.task, ReplyMessage.model_validate(said["reply"]))
+
+    def _known(self, message: AskMessage) -> Mapping[str, Any] | None:
+        """What came of this task before a restart, if it was finished then."""
+        known = self._journal.find(message.run, message.task)
+        return known.said if known and Path(known.said["update"]).exists() else None
 
     def _memory(self, message: AskMessage) -> Path:
         return self._home / "memory" / f"{message.run}.safetensors"
@@ -229,7 +248,11 @@ class Agent:
             self._home / "spool" / f"{message.run}-{message.task}.safetensors",
             b64encode(self._secret(message)).decode(),
         )  # fmt: skip
-        return self._trainer.do(job)
+        said = self._trainer.do(job)
+        if "update" in said:
+            ask = message.model_copy(update={"inline": {}}).model_dump()  # what is missing then can be fetched
+            self._journal.finished(message.run, message.task, Finished(ask, said))
+        return said
 
     def _fetch(self, digest: str, message: AskMessage) -> Path:
         folder = self._home / "models"
