@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lycia.core import closing, hearing
 from lycia.core import round as rounds
 from lycia.core.events import Asked, Ended, Event, Opened, Settled
-from lycia.core.messages import TRAIN, Reply, Summed, Updates
+from lycia.core.messages import TRAIN, Reply
 from lycia.core.parts import Roster
 from lycia.core.round import Carried, Close, Done, Round, Run, Wait
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded
@@ -163,13 +163,7 @@ async def _take(
     await journal.write()
     for reply in replies:
         await world.fleet.acknowledge(reply, hearing.refusals(carried, current, reply))
-    # What came again after its round had used it up would lie there for good.
-    world.fleet.forget(sorted({handle for reply in replies for handle in _handles(reply)} - {*rounds.handles(current)}))
     return current
-
-
-def _handles(reply: Reply) -> Sequence[str]:
-    return reply.handles if isinstance(reply, Updates) else [reply.handle] if isinstance(reply, Summed) else []
 
 
 class _Journal:
