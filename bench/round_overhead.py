@@ -6,8 +6,9 @@ round before it, as the coordinator wrote both down.
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from constant_app import NODES, constant_app
@@ -85,16 +86,26 @@ def main() -> None:
 
 def rounds_of(home: Path, floats: int, rounds: int) -> list[float]:
     """When each round of a new federation ended, in seconds since its coordinator was started."""
-    home.mkdir(parents=True)
-    app_file = home / "app.py"
-    app_file.write_text(_APP.format(bench=str(BENCH), floats=floats, rounds=rounds))
+    file = app_file(home, floats, rounds)
     began_s = time.time()
-    with Federation(home, app_file) as federation:
+    with Federation(home, file) as federation:
         for name in NODES:
             federation.add_node(name, name)
         run = start_run(federation.client, constant_app(floats, rounds))
         follow(federation.client, run, ())
-        facts = federation.client.get(f"/v1/runs/{run}")
+        return ended_in_order(federation.client.get(f"/v1/runs/{run}"), rounds, began_s)
+
+
+def app_file(home: Path, floats: int, rounds: int) -> Path:
+    """A file with the app of constants, in a new folder."""
+    home.mkdir(parents=True)
+    file = home / "app.py"
+    file.write_text(_APP.format(bench=str(BENCH), floats=floats, rounds=rounds))
+    return file
+
+
+def ended_in_order(facts: Mapping[str, Any], rounds: int, began_s: float) -> list[float]:
+    """When each round ended, in seconds since `began_s`; ends the script, if a round did not go as it should."""
     ended = [record["ended_s"] - began_s for record in facts["records"]]
     if len(ended) != rounds or any(record["missed"] or record["dropped"] for record in facts["records"]):
         raise SystemExit(f"the run did not go as it should: {facts['state']}, {facts['reason']}.")

@@ -60,10 +60,11 @@ class Flower:
         """One of the programs of its environment."""
         return self.home / ("Scripts" if os.name == "nt" else "bin") / name
 
-    def rounds(self, home: Path, *, nodes: int, floats: int, rounds: int) -> list[float]:
+    def rounds(self, home: Path, *, nodes: int, floats: int, rounds: int, durable: bool = False) -> list[float]:
         """When each round of a federation of processes ended, over TLS, in seconds since its server was started.
 
-        Its server app writes the times down itself, in `aggregate_train`; nothing is evaluated.
+        Its server app writes the times down itself, in `aggregate_train`; nothing is evaluated. `durable`: its server
+        keeps its state in a file.
         """
         home.mkdir(parents=True, exist_ok=True)
         times, log = home / "times.txt", home / "log.txt"
@@ -72,7 +73,7 @@ class Flower:
         processes: list[subprocess.Popen[bytes]] = []
         with log.open("ab") as output:
             try:
-                self._start(home, nodes, processes, output.fileno())
+                self._start(home, nodes, processes, output.fileno(), durable)
                 self._submit(home, floats, rounds, times, output.fileno())
                 until_s = time.monotonic() + _LONGEST_S
                 while len(times.read_text().split()) < rounds:
@@ -86,7 +87,9 @@ class Flower:
                     _end(process)
         return [float(line) - began_s for line in times.read_text().split()]
 
-    def _start(self, home: Path, nodes: int, processes: list[subprocess.Popen[bytes]], output: int) -> None:
+    def _start(
+        self, home: Path, nodes: int, processes: list[subprocess.Popen[bytes]], output: int, durable: bool
+    ) -> None:
         certificate, key = home / "certificate.pem", home / "certificate.key"
         pem, private = make_certificate(("localhost", "127.0.0.1"))
         certificate.write_bytes(pem)
@@ -106,7 +109,8 @@ class Flower:
                 subprocess.Popen(command, env=self.environment, stdout=output, stderr=output, start_new_session=True)
             )
 
-        start("flower-superlink", f"--port={port}", *tls, "--disable-runtime-dependency-installation")
+        kept = [f"--database={home / 'state.db'}"] if durable else []
+        start("flower-superlink", f"--port={port}", *tls, *kept, "--disable-runtime-dependency-installation")
         _wait_for(port)  # nodes that come too early would wait for their next try
         for number in range(nodes):
             start(

@@ -116,6 +116,10 @@ class Federation:
                 )
             time.sleep(0.05)
 
+    def processes(self) -> dict[str, list[int]]:
+        """name → process ids: a coordinator is one process, a node an agent and its trainer."""
+        return {name: [process.pid, *_children(process.pid)] for name, process in list(self._processes.items())}
+
     def last_words(self, name: str) -> str:
         """The end of a process's log."""
         log = self.home / "logs" / f"{name}.log"
@@ -131,6 +135,13 @@ class Federation:
             )  # fmt: skip
         self._processes[name] = process
         return process
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended, or this system does not tell
+        return []
 
 
 def _signal_group(process: subprocess.Popen[str], how: signal.Signals) -> None:

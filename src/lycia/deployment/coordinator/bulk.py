@@ -109,7 +109,7 @@ class BulkDoors:
         return await self._service.deliver(caller, run, reply)
 
     async def _part(self, request: Request, caller: Caller) -> Response:
-        id, number = request.path_params["id"], request.path_params["n"]
+        id, number = request.path_params["id"], request.path_params["number"]
         digest = request.headers.get("x-part-digest", "")
         is_whole = await self._transfers.part(caller.name, id, number, digest, request.stream())
         return JSONResponse({"refused": "", "damaged": not is_whole})

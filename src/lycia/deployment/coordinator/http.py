@@ -74,7 +74,7 @@ class Doors:
                 _route("GET", "/v1/nodes", self.only(self.nodes, "operator")),
                 _route("POST", "/v1/nodes/{name}/revoke", self.only(self.revoke, "operator")),
                 _route("POST", "/v1/blobs/uploads", self.only(bulk.announce_blob, "operator")),
-                _route("PUT", "/v1/blobs/uploads/{id}/{n:int}", self.only(bulk.blob_part, "operator")),
+                _route("PUT", "/v1/blobs/uploads/{id}/{number:int}", self.only(bulk.blob_part, "operator")),
                 _route("POST", "/v1/blobs", self.only(bulk.put_blob, "operator")),
                 _route("POST", "/v1/runs", self.only(self.start, "operator")),
                 _route("GET", "/v1/runs", self.only(self.runs, "operator")),
