@@ -15,7 +15,8 @@ from lycia.core.training import LocalResult, LocalTask, NodeData
 from lycia.selection import Everyone, Uniform
 
 NAMES = ("ada", "bea", "cleo", "dora")
-_OPTIMA = {name: np.arange(1.0, 9.0, dtype=np.float32) * (index + 1) for index, name in enumerate(NAMES)}
+_SIZE = 1200  # large enough for an update to have several parts, where those are small
+_OPTIMA = {name: np.linspace(1, 9, _SIZE, dtype=np.float32) * (index + 1) for index, name in enumerate(NAMES)}
 
 
 def _do_nothing() -> None:
@@ -37,16 +38,16 @@ class SmallTrainer:
 
     def first_model(self, schema: Any, key: Key) -> tuple[Layout, Model]:
         """Zeros."""
-        layout = Layout.of({"w": np.zeros(5, np.float32), "b": np.zeros(3, np.float32), "own": np.zeros(2, np.float32)},
-                           local=("own",))  # fmt: skip
-        return layout, Model(np.zeros(8, np.float32), np.zeros(0), np.zeros(2, np.float32))
+        arrays = {"w": np.zeros(_SIZE - 3, np.float32), "b": np.zeros(3, np.float32), "own": np.zeros(2, np.float32)}
+        layout = Layout.of(arrays, local=("own",))
+        return layout, Model(np.zeros(_SIZE, np.float32), np.zeros(0), np.zeros(2, np.float32))
 
     def train(self, task: LocalTask) -> LocalResult:
         """Three steps."""
         optimum, weight = task.data
         w, own, random = task.model.trained, task.model.local, task.key.generator()
         for _ in range(3):
-            gradient = w - optimum + np.float32(own.sum()) + np.float32(0.1) * random.standard_normal(8, np.float32)
+            gradient = w - optimum + np.float32(own.sum()) + np.float32(0.1) * random.standard_normal(_SIZE, np.float32)
             w = w - np.float32(0.1) * gradient
         self.takes_time()
         own = own * np.float32(0.5) + w[:2] * np.float32(0.01)
@@ -82,14 +83,15 @@ def _plan(**changes: Any) -> Plan:
 _PATIENT = RoundRules(
     least_nodes=4, quorum=1.0, over_selection=1.0, replacement=False, deadline_s=1e6, retries=3
 )  # fmt: skip
-FIXED = {
-    "everyone": _plan(selector=Everyone(), rules=_PATIENT),
-    "with a server optimizer": _plan(selector=Everyone(), rules=_PATIENT, server=Adam()),
+PLANS = {
+    # A fixed cohort, all of which must be heard: every model follows from the plan alone.
+    "fixed": {
+        "everyone": _plan(selector=Everyone(), rules=_PATIENT),
+        "with a server optimizer": _plan(selector=Everyone(), rules=_PATIENT, server=Adam()),
+    },
+    # The usual rules: who is heard depends on what befalls whom.
+    "default": {
+        "two of four": _plan(selector=Uniform(2), rules=RoundRules(least_nodes=2, deadline_s=40.0)),
+        "everyone who comes": _plan(selector=Everyone(), rules=RoundRules(least_nodes=2, deadline_s=30.0)),
+    },
 }
-"""Plans whose every model follows from the plan alone: a fixed cohort, all of which must be heard."""
-
-DEFAULT = {
-    "two of four": _plan(selector=Uniform(2), rules=RoundRules(least_nodes=2, deadline_s=40.0)),
-    "everyone who comes": _plan(selector=Everyone(), rules=RoundRules(least_nodes=2, deadline_s=30.0)),
-}
-"""Plans under the usual rules: who is heard depends on what befalls whom."""

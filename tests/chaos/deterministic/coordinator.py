@@ -9,6 +9,7 @@ from lycia.core.keys import Key
 from lycia.deployment.coordinator.http import Doors
 from lycia.deployment.coordinator.service import Service
 from lycia.storage.blobs import BlobFolder
+from lycia.storage.spool import Spool
 from tests.chaos.deterministic.database import Disk, SimulatedDatabase
 from tests.chaos.deterministic.network import Answered, Call, Network
 from tests.chaos.deterministic.promises import Promises
@@ -39,8 +40,8 @@ class Coordinator:
         blobs, outgoing = BlobFolder(self._home / "blobs"), BlobFolder(self._home / "outgoing", fsync=False)
         database = SimulatedDatabase(self._disk, self.loop)
         self.service = Service(
-            database, blobs, outgoing, "https://simulated", "0" * 64, SECRET, silence_s=self._silence_s,
-            entropy=self._entropy,
+            database, blobs, outgoing, Spool(self._home / "spool"), "https://simulated", "0" * 64, SECRET,
+            silence_s=self._silence_s, entropy=self._entropy,
         )  # fmt: skip
         self._promises.coordinator_begins()
         await self.service.begin()
@@ -67,7 +68,7 @@ class Coordinator:
             gone.set_result(None)
         path, _, query = call.path.partition("?")
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": call.method, "scheme": "https",
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": call.method, "scheme": "https",
             "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in call.headers.items()],
             "client": ("127.0.0.1", 1), "server": ("simulated", 443), "state": {},

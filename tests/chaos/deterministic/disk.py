@@ -18,6 +18,7 @@ class Durable:
     def __init__(self) -> None:
         self._files: set[int] = set()
         self._names: dict[int, set[str]] = {}
+        self._places: dict[int, list[tuple[int, int]]] = {}
 
     def synced(self, descriptor: int) -> None:
         """A file, or a folder's list of names, is durable as it is now."""
@@ -26,6 +27,11 @@ class Durable:
             self._names[found.st_ino] = set(os.listdir(descriptor))
         else:
             self._files.add(found.st_ino)
+            self._places.pop(found.st_ino, None)
+
+    def written(self, descriptor: int, start: int, stop: int) -> None:
+        """These bytes of a file that has its size already are not durable yet."""
+        self._places.setdefault(os.fstat(descriptor).st_ino, []).append((start, stop))
 
     def all_under(self, root: Path) -> None:
         """Whatever is there now is durable."""
@@ -44,12 +50,21 @@ class Durable:
                     path.unlink()
                 elif path.stat().st_ino not in self._files and world.random.random() < 0.5:
                     os.truncate(path, world.random.randrange(path.stat().st_size + 1))
+                else:
+                    self._lose_places(path, world)
+
+    def _lose_places(self, path: Path, world: World) -> None:
+        for start, stop in self._places.pop(path.stat().st_ino, ()):
+            if world.random.random() < 0.5:
+                with path.open("r+b") as file:
+                    file.seek(start)
+                    file.write(bytes(stop - start))
 
 
 @contextmanager
 def killing_disk(world: World, durable: Durable) -> Iterator[None]:
     """Inside, simulated processes may die at each call that changes the disk; a write may then be cut off."""
-    real = {name: getattr(os, name) for name in (*_CALLS, "fsync", "write")}
+    real = {name: getattr(os, name) for name in (*_CALLS, "fsync", "write", "pwrite")}
 
     def guarded(name: str) -> Callable[..., Any]:
         call = real[name]
@@ -79,9 +94,19 @@ def killing_disk(world: World, durable: Durable) -> Iterator[None]:
         world.moment("in the middle of a write")
         return int(real["write"](descriptor, data))
 
+    def pwrite(descriptor: int, data: Any, start: int) -> int:
+        process = current_process()
+        if process is not None and process.fuse == 0 and not world.is_over:
+            real["pwrite"](descriptor, memoryview(data)[: len(data) // 2], start)
+        world.moment("in the middle of a write")
+        done = int(real["pwrite"](descriptor, data, start))
+        if process is not None:
+            durable.written(descriptor, start, start + done)
+        return done
+
     for name in _CALLS:
         setattr(os, name, guarded(name))
-    os.fsync, os.write = fsync, write
+    os.fsync, os.write, os.pwrite = fsync, write, pwrite
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tests.chaos.deterministic.world import Pause, Process, World, current_process
 
-_TIMEOUT_S = 60.0  # after which a caller gives up on an answer
+_LONG_S = 45.0  # in which somebody may wait for something that was lost
 _ONCE = ("/v1/session",)  # a signed challenge is good for one use, and TLS lets nobody repeat what somebody else said
 
 
@@ -44,10 +44,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Lost:
-    """Nothing came back, or, where `got` is not empty, only the beginning of it."""
+    """Nothing came back, or only the beginning of it."""
 
     why: str
-    got: bytes = b""
+    status: int = 599
+    body: bytes = b""
 
 
 @dataclass
@@ -96,7 +97,9 @@ class Network:
 
     # -------------------------------------------------------------------------------------------------- what nodes call
 
-    def call(self, caller: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answered | Lost:
+    def call(
+        self, caller: str, method: str, path: str, headers: Mapping[str, str], body: bytes, silence_s: float
+    ) -> Answered | Lost:  # fmt: skip
         """Call the coordinator, and wait for what comes back."""
         world, chance, weather = self.world, self.world.random, self.weather
         process = current_process()
@@ -118,7 +121,7 @@ class Network:
             if chance.random() < weather.repeated and path not in _ONCE:
                 again_s = delay_s + chance.choice((0.0, chance.expovariate(20), chance.expovariate(0.3)))
                 world.after(again_s, None, lambda: self._arrive_again(call))
-        world.after(_TIMEOUT_S, process, lambda: self._end(call, Lost("timeout")))
+        world.after(silence_s, process, lambda: self._end(call, Lost("timeout")))
         outcome: Answered | Lost = call.pause.wait()
         self._open.remove(call)
         world.moment(f"after {method} {path}")
@@ -168,7 +171,9 @@ class Network:
             elif answer_cut:
                 self.world.say("network", f"{call.caller}: the answer to {call} breaks off")
                 half = answered.body[: self.world.random.randrange(len(answered.body) + 1)]
-                self.world.after(self._delay_s(), None, lambda: self._end(call, Lost("answer broke off", half)))
+                self.world.after(
+                    self._delay_s(), None, lambda: self._end(call, Lost("answer broke off", answered.status, half))
+                )
             else:
                 self.world.after(self._delay_s(), None, lambda: self._end(call, answered))
 
@@ -182,7 +187,7 @@ class Network:
     def _loses(self, call: Call, what: str) -> None:
         chance = self.world.random
         self.world.say("network", f"{call.caller}: {what}")
-        waits_s = chance.uniform(5, _TIMEOUT_S) if chance.random() < self.weather.silence else chance.expovariate(5)
+        waits_s = chance.uniform(5, _LONG_S) if chance.random() < self.weather.silence else chance.expovariate(5)
         self.world.after(waits_s, None, lambda: self._break(call, "lost"))
 
     def _break(self, call: Call, why: str) -> None:

@@ -1,31 +1,23 @@
 """A node as simulated processes: the real agent and client, and a real worker in a trainer that may die."""
 
-import ssl
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from lycia.core.plan import Plan
 from lycia.deployment.identity import Identity
+from lycia.deployment.link import Body, Into, LinkFailed, Response
 from lycia.deployment.node.agent import Agent, TrainerProcess
 from lycia.deployment.node.client import Client
 from lycia.deployment.node.trainer import Job, Worker
 from lycia.errors import LyciaError
 from tests.chaos.deterministic.app import app_of, data_of
-from tests.chaos.deterministic.network import Answered, Network
+from tests.chaos.deterministic.network import Lost, Network
 from tests.chaos.deterministic.promises import Promises
 from tests.chaos.deterministic.world import Pause, Process, World
 
 AGENT = 1001
 """What an agent's process has for its number: a trainer whose agent has died finds another one."""
-
-
-@cache
-def _context() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 class SimulatedTrainer(TrainerProcess):
@@ -109,17 +101,30 @@ class _Pipe:
         """Nobody reads it."""
 
 
-class _Transport(httpx2.BaseTransport):
+class SimulatedLink:
+    """A `Link` through this world's network."""
+
     def __init__(self, network: Network, name: str) -> None:
         self._network, self._name = network, name
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        outcome = self._network.call(
-            self._name, request.method, request.url.raw_path.decode(), dict(request.headers), request.read()
-        )
-        if isinstance(outcome, Answered):
-            return httpx2.Response(outcome.status, headers=dict(outcome.headers), content=outcome.body)
-        raise httpx2.ReadError(outcome.why)
+    def call(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: Body = b"", into: Into | None = None,
+        silence_s: float = 30.0,
+    ) -> Response:  # fmt: skip
+        """As `Link.call`."""
+        whole = bytes(body) if isinstance(body, (bytes, memoryview)) else b"".join(bytes(piece) for piece in body)
+        outcome = self._network.call(self._name, method, path, headers, whole, silence_s)
+        is_good = outcome.status < 300
+        if into is not None and is_good and outcome.body:
+            cut = self._network.world.random.randrange(len(outcome.body) + 1)
+            for piece in filter(None, (outcome.body[:cut], outcome.body[cut:])):
+                into(memoryview(piece))
+        if isinstance(outcome, Lost):
+            raise LinkFailed(outcome.why)
+        return Response(outcome.status, outcome.headers, b"" if into is not None and is_good else outcome.body)
+
+    def close(self) -> None:
+        """There is nothing to hang up."""
 
 
 class Node:
@@ -144,16 +149,20 @@ class Node:
 
     def _serve(self) -> None:
         self.world.say(self.name, "starts")
-        client = Client("https://simulated", "", self.name, self._identity, give_up_s=None, note=self._note)
-        client._http = httpx2.Client(
-            base_url="https://simulated", transport=_Transport(self.network, self.name), verify=_context()
-        )
+        client = Client(
+            "https://simulated", "", self.name, self._identity, give_up_s=None, note=self._note, parallel=1,
+            link=SimulatedLink(self.network, self.name), now_s=self.process.monotonic, sleep=self._sleep,
+        )  # fmt: skip
         trainer = SimulatedTrainer(self.process, self.name, self._plan, self._promises, self._trainer_dies)
         trainer.start()
         try:
             Agent(self.home, client, trainer, self.name, self._note).serve()
         except Exception as error:  # noqa: BLE001  # an agent serves until it is told to stop
             self.world.breaks(f"{self.name} ended: {error!r}")
+
+    def _sleep(self, seconds: float) -> None:
+        self.world.moment("before it sleeps")
+        self.world.sleep(seconds)
 
     def _note(self, said: str) -> None:
         self.world.say(self.name, said.splitlines()[0])

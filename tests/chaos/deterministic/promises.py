@@ -15,7 +15,9 @@ from lycia.core.plan import Plan
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.wire import AskMessage
+from lycia.storage import parts
 from lycia.storage.carrying import model_digest
+from tests.chaos.deterministic.app import NAMES
 from tests.chaos.deterministic.database import Disk
 from tests.chaos.deterministic.world import World
 
@@ -30,7 +32,8 @@ class Promises:
       trained: how often each node has done each task.
     """
 
-    def __init__(self, world: World, disk: Disk, plan: Plan, layout: Layout) -> None:
+    def __init__(self, world: World, disk: Disk, plan: Plan, layout: Layout, home: Path) -> None:
+        self._spool, self._homes = home / "coordinator" / "spool", {name: home / name for name in NAMES}
         self._world, self._disk, self._plan, self._layout = world, disk, plan, layout
         self._durable: set[tuple[int, str]] = set()
         self._before_start: set[tuple[int, str]] = set()
@@ -52,6 +55,8 @@ class Promises:
         place = (ask.task, node)
         self.trained[place] += 1
         self._world.say(node, f"works on task {ask.task} ({ask.exchange!r} of round {ask.round + 1})")
+        if (self._homes[node] / "finished" / f"{RUN}-{ask.task}.json").exists():
+            self._world.breaks(f"{node} works on task {ask.task} again, which it has finished")
         if place in self._acknowledged:
             self._world.breaks(f"{node} works on task {ask.task} again, for which it was acknowledged")
 
@@ -77,11 +82,33 @@ class Promises:
                 self._world.breaks(f"{node} is asked task {ask.task} again, for which it was acknowledged")
             if place in self._before_start:
                 self._world.breaks(f"after a restart {node} is asked task {ask.task} again, which is in the database")
-        elif path.endswith(("/update", "/reply")) and method == "POST" and json.loads(body)["refused"] == "":
+            return
+        said = json.loads(body) if body.startswith(b"{") else {}
+        if said.get("refused", "?") or said.get("missing"):
+            return
+        if method == "PUT" and said.get("damaged") is False:
+            self._check_part(path, node)
+        elif path.endswith("/upload"):
+            for number in said["have"]:
+                self._check_part(f"{path}/{said['upload']}/{number}", node)
+        elif path.endswith(("/update", "/reply")):
             place = (int(path.split("/")[5]), node)
             if place not in self._durable and not self._is_declined(*place):
                 self._world.breaks(f"task {place[0]} of {node} is acknowledged, and is not in the database")
             self._acknowledged.add(place)
+
+    def _check_part(self, path: str, node: str) -> None:
+        """A part that its sender may take for received is in the database, and its bytes are on the disk."""
+        *_, id, number = path.split("/")
+        found = self._disk.rows("SELECT parts, size_bytes FROM uploads WHERE id = ?", id)
+        if not found:  # nobody needs it any more
+            return
+        ((digests, size_bytes),) = found
+        if not self._disk.rows("SELECT 1 FROM parts WHERE upload = ? AND number = ?", id, number):
+            self._world.breaks(f"part {number} of {node}'s upload is acknowledged, and is not in the database")
+        content = (self._spool / id).read_bytes()[parts.place(size_bytes, int(number))]
+        if hashlib.sha256(content).hexdigest() != digests[64 * int(number) :][:64]:
+            self._world.breaks(f"part {number} of {node}'s upload is acknowledged, and is not on the disk")
 
     def _is_declined(self, task: int, node: str) -> bool:
         return (-1 - task, node) in self._durable
@@ -137,32 +164,35 @@ class Promises:
 
             def kept(node: str, record: dict[str, Any] = record) -> Updates:
                 file = self.updates[record["round"], record["attempt"], node]
-                return wire.reread_update(self._layout, file, node)
+                return wire.reread(self._layout, file, node)
 
             carried = closing.close(run, carried, current, kept)
             found = model_digest(self._layout, carried.model)
             if not found == record["model"] == models[carried.round]:
                 self._world.breaks(f"the model of round {carried.round} does not follow from its record")
 
-    def check_nothing_is_left(self, home: Path, nodes: list[Path]) -> None:
+    def check_nothing_is_left(self) -> None:
         """Nothing lies about, on either side, that only an open task would need."""
-        carried = json.loads(self._disk.rows("SELECT carried FROM runs WHERE id = ?", RUN)[0][0])
-        first = self._disk.rows("SELECT first_model FROM runs WHERE id = ?", RUN)[0][0]
-        needed = {first, *self.models().values(), carried["model"], carried["arrays"], carried["frozen"]}
-        kept = {path.parent.name + path.name for path in (home / "blobs").glob("[0-9a-f][0-9a-f]/*")}
-        if kept - needed:
-            self._world.breaks(f"{len(kept - needed)} blobs are left over: {sorted(map(self.what_is, kept - needed))}")
-        for node in nodes:
-            left = [path.name for folder in ("spool", "journal") for path in (node / folder).glob("*")]
-            if left:
-                self._world.breaks(f"{node.name} has left over {left}")
+        ((carried, first),) = self._disk.rows("SELECT carried, first_model FROM runs WHERE id = ?", RUN)
+        needed = {first, *self.models().values(), *(json.loads(carried)[key] for key in ("model", "arrays", "frozen"))}
+        blobs = self._spool.with_name("blobs")
+        left = [f"blob {name}" for name in blob_names(blobs) if name not in needed]
+        left += [f"upload {path.name[:12]}" for path in sorted(self._spool.iterdir())]
+        left += [f"announced {row}" for row in self._disk.rows("SELECT task, node FROM uploads")]
+        left += [f"part {row}" for row in self._disk.rows("SELECT number FROM parts")]
+        left += [
+            f"{node}: {path.name}"
+            for node, home in self._homes.items()
+            for folder in ("spool", "finished")
+            for path in sorted((home / folder).iterdir())
+        ]
+        if left:
+            self._world.breaks(f"left over: {', '.join(left)}")
 
-    def what_is(self, digest: str) -> str:
-        """A blob in words."""
-        for (task, node), file in self._made.items():
-            if hashlib.sha256(file).hexdigest() == digest:
-                return f"the update of {node} for task {task}"
-        return digest[:12]
+
+def blob_names(folder: Path) -> list[str]:
+    """The digests of all blobs in a folder."""
+    return sorted(path.parent.name + path.name for path in folder.glob("[0-9a-f][0-9a-f]/*"))
 
 
 def _in_short(body: bytes) -> str:

@@ -19,18 +19,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.plan import Plan
+from lycia.deployment.coordinator import mailbox
 from lycia.deployment.identity import Identity
+from lycia.deployment.node import client, fetching
+from lycia.deployment.node.fetching import in_parallel
 from lycia.storage import nodes as members
+from lycia.storage import parts
 from lycia.storage import runs as kept_runs
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.facts import StoredRun
 from lycia.storage.tables import Node as Member
-from tests.chaos.deterministic.app import DEFAULT, FIXED, NAMES, app_of
+from tests.chaos.deterministic.app import NAMES, PLANS, app_of
 from tests.chaos.deterministic.coordinator import Coordinator
 from tests.chaos.deterministic.database import Disk, fresh_image
 from tests.chaos.deterministic.disk import Durable, killing_disk
 from tests.chaos.deterministic.network import CALM, Network, Weather
-from tests.chaos.deterministic.node import AGENT, Node, _context
+from tests.chaos.deterministic.node import AGENT, Node
 from tests.chaos.deterministic.promises import RUN, Promises
 from tests.chaos.deterministic.world import EPOCH_S, SimulatedThreading, SimulatedTime, World, current_process
 
@@ -40,6 +44,8 @@ _CHAOS_S = 90.0
 _LONGEST_S = 5000.0
 _SETTLES_S = 10.0
 """After the end, when every node asks for more work again: what is still on its way arrives."""
+
+_PART_BYTES, _INLINE_BYTES = 2048, 1024  # so that an update of this small model is three parts; no plan is as large
 
 Plant = Callable[[], Any]
 
@@ -70,38 +76,40 @@ class Story:
         return "\n".join([f"seed {self.seed} ({self.kind}): {self.broken}", *lines, f"again: {again}"])
 
 
-def quiet(kind: str, plan_name: str) -> dict[int, str]:
-    """The digests of a run in which nothing goes wrong."""
-    return _quiet(kind, plan_name)
-
-
 @cache
-def _quiet(kind: str, plan_name: str) -> dict[int, str]:
-    story = tell(-1, kind, plan_name=plan_name, faults=False)
+def quiet(kind: str, plan_name: str, by_parts: bool) -> dict[int, str]:
+    """The digests of a run in which nothing goes wrong."""
+    story = _tell(-1, kind, plan_name, by_parts, None, nullcontext)
     if story.broken is not None:
         raise AssertionError(story.told()) from story.broken
     return story.digests
 
 
-def tell(seed: int, kind: str, *, plan_name: str = "", faults: bool = True, plant: Plant = nullcontext) -> Story:
+def tell(seed: int, kind: str, *, plant: Plant = nullcontext) -> Story:
     """Live through a seed.
 
     Args:
       kind: "fixed" (everyone must be heard, so the models are known beforehand) or "default" (the usual rules).
       plant: a context in which the product has a bug.
     """
-    plans = FIXED if kind == "fixed" else DEFAULT
-    plan_name = plan_name or list(plans)[seed % len(plans)]
-    expected = quiet(kind, plan_name) if kind == "fixed" and faults else None
+    names = list(PLANS[kind])
+    plan_name, by_parts = names[seed % len(names)], seed // len(names) % 2 == 1
+    expected = quiet(kind, plan_name, by_parts) if kind == "fixed" else None
+    return _tell(seed, kind, plan_name, by_parts, expected, plant)
+
+
+def _tell(
+    seed: int, kind: str, plan_name: str, by_parts: bool, expected: dict[int, str] | None, plant: Plant
+) -> Story:  # fmt: skip
     world, durable = World(f"{kind}/{seed}"), Durable()
     home = Path(tempfile.mkdtemp(prefix="simulated-", dir=_fastest_folder()))
     broken: BaseException | None = None
     federation: Federation | None = None
     with ExitStack() as stack:
-        stack.enter_context(simulated(world, durable))
+        stack.enter_context(simulated(world, durable, by_parts))
         stack.enter_context(plant())
         try:
-            federation = Federation(world, durable, home, plans[plan_name], kind, seed if faults else None)
+            federation = Federation(world, durable, home, PLANS[kind][plan_name], kind, is_quiet=seed < 0)
             federation.live(expected)
         except Exception as error:  # noqa: BLE001  # whatever it is, the story is told with it
             broken = error
@@ -116,18 +124,18 @@ class Federation:
     """A coordinator and four nodes, and what befalls them."""
 
     def __init__(
-        self, world: World, durable: Durable, home: Path, plan: Plan, kind: str, seed: int | None
+        self, world: World, durable: Durable, home: Path, plan: Plan, kind: str, *, is_quiet: bool
     ) -> None:  # fmt: skip
         self.world, self.durable, self.home, self.plan = world, durable, home, plan
         self._silence_s = 1e5 if kind == "fixed" else 10.0
-        self._chaos_s = _CHAOS_S if seed is not None else 0.0
+        self._chaos_s = 0.0 if is_quiet else _CHAOS_S
         image, first = _image(plan)
         self._layout, self._first = _first_model(plan)
         (home / "coordinator").mkdir()
         BlobFolder(home / "coordinator" / "blobs", fsync=False).put([first])
         durable.all_under(home)
         self.disk, self.network = Disk(world, image), Network(world)
-        self.promises = Promises(world, self.disk, plan, self._layout)
+        self.promises = Promises(world, self.disk, plan, self._layout, home)
         self._lives, self._skew_s, self.coordinator = 0, 0.0, None
         self._looked_at, self._ended, self._is_calm = -1, False, False
         self._choose_faults(kind)
@@ -210,7 +218,8 @@ class Federation:
         self.coordinator = None
         if self.world.random.random() < self._power_goes:
             self.world.say("world", "the coordinator's power is cut")
-            self.durable.cut_power(self.home / "coordinator" / "blobs", self.world)
+            for folder in ("blobs", "spool"):
+                self.durable.cut_power(self.home / "coordinator" / folder, self.world)
         self.world.after(self.world.random.choice((0.5, 3.0, 25.0)), None, self._start_coordinator)
 
     def _agent_died(self, node: Node) -> None:
@@ -248,7 +257,7 @@ class Federation:
             world.breaks(f"it ends {state} ({reason}) with {self.promises.models()}, and the quiet run with {expected}")
         self.promises.check_records(self._first)
         if state == "finished":
-            self.promises.check_nothing_is_left(self.home / "coordinator", [self.home / name for name in NAMES])
+            self.promises.check_nothing_is_left()
         world.run(lambda: True, _LONGEST_S * 2)
         if world._broken is not None:
             raise world._broken
@@ -276,7 +285,7 @@ def _identity(name: str) -> Identity:
     return Identity(Ed25519PrivateKey.from_private_bytes(seed))
 
 
-_PLANS: dict[int, tuple[bytes, bytes]] = {}
+_IMAGES: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
 
 def _first_model(plan: Plan) -> tuple[Layout, Model]:
@@ -285,7 +294,8 @@ def _first_model(plan: Plan) -> tuple[Layout, Model]:
 
 def _image(plan: Plan) -> tuple[bytes, bytes]:
     """A database with the nodes and the run, and the file of the run's first model."""
-    if id(plan) not in _PLANS:
+    key = id(plan), parts.PART_BYTES
+    if key not in _IMAGES:
         layout, model = _first_model(plan)
         file = b"".join(bytes(piece) for piece in layout.file(model))
         with tempfile.TemporaryDirectory() as folder:
@@ -293,14 +303,14 @@ def _image(plan: Plan) -> tuple[bytes, bytes]:
 
         def fill(connection: Any) -> None:
             for name in NAMES:
-                key = bytes.fromhex(_identity(name).public)
-                members.add_node(connection, Member(name, key, "node", "active", EPOCH_S, EPOCH_S))
+                public = bytes.fromhex(_identity(name).public)
+                members.add_node(connection, Member(name, public, "node", "active", EPOCH_S, EPOCH_S))
             row = StoredRun(RUN, "simulated", plan.to_json(), plan.digest, layout.to_json(), EPOCH_S, {},
                             first_model=digest)  # fmt: skip
             kept_runs.create_run(connection, row)
 
-        _PLANS[id(plan)] = fresh_image(fill), file
-    return _PLANS[id(plan)]
+        _IMAGES[key] = fresh_image(fill), file
+    return _IMAGES[key]
 
 
 @cache
@@ -313,7 +323,7 @@ def _fastest_folder() -> str | None:
 
 
 @contextmanager
-def simulated(world: World, durable: Durable) -> Iterator[None]:
+def simulated(world: World, durable: Durable, by_parts: bool) -> Iterator[None]:
     """Inside, what the product's modules know as time, threads and the disk are this world's."""
     times, threads, log = SimulatedTime(world), SimulatedThreading(world), _Log(world)
     with ExitStack() as stack:
@@ -328,11 +338,19 @@ def simulated(world: World, durable: Durable) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(module, "log", log))
             if hasattr(module, "one_thread"):
                 stack.enter_context(mock.patch.object(module, "one_thread", nullcontext))
-        stack.enter_context(mock.patch("lycia.deployment.node.client.client_context", lambda _: _context()))
+        if by_parts:
+            stack.enter_context(mock.patch.object(parts, "PART_BYTES", _PART_BYTES))
+            stack.enter_context(mock.patch.object(client, "INLINE_BYTES", _INLINE_BYTES))
+            stack.enter_context(mock.patch.object(mailbox, "_INLINE", _INLINE_BYTES))
+        stack.enter_context(mock.patch.object(fetching, "in_parallel", _one_by_one))
         stack.enter_context(mock.patch.object(os, "getppid", _parent))
         stack.enter_context(mock.patch.object(os, "urandom", world.random.randbytes))
         stack.enter_context(killing_disk(world, durable))
         yield
+
+
+def _one_by_one(work: Callable[[Any], Any], jobs: Any, _threads: int, stop: Any = None) -> Iterator[Any]:
+    return in_parallel(work, jobs, 1, stop)
 
 
 def _parent() -> int:

@@ -271,6 +271,9 @@ class Loop(asyncio.AbstractEventLoop):
         self.call_later(chance.expovariate(2000), happen)
         return outcome
 
+    def get_task_factory(self) -> None:
+        return None
+
     def get_debug(self) -> bool:
         return False
 
