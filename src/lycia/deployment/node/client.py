@@ -35,7 +35,7 @@ T = TypeVar("T")
 _PATIENCE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # waits between tries; the last one repeats
 _PIECE_BYTES = 1 << 18
 _TRIES = 3  # of a part that arrives damaged
-_PASSING = (429, 502, 503, 504)  # somebody on the way is busy, or starts again
+_PASSING = (408, 429, 502, 503, 504)  # a body came to a halt; somebody on the way is busy, or starts again
 
 
 class Client:
