@@ -47,26 +47,31 @@ class BulkDoors:
         upload = _upload(await message_of(request, UploadMessage), run, task, caller.name)
         box = await self._service.expects(caller, run, task)
         if box is None:
-            return JSONResponse({"upload": upload.id, "refused": await self._service.late(caller, run, task)})
+            return await self._not_expected(caller, run, task)
         limit = _largest_update(box)
         if upload.size_bytes > limit:
-            return JSONResponse({"upload": upload.id, "refused": await self._refuse(caller, run, task, limit)})
+            return JSONResponse({"refused": await self._refuse(caller, run, task, limit), "over": True})
         have = await self._transfers.announce(upload)
         return JSONResponse({"upload": upload.id, "refused": "", "have": have})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
         run, task = _place(request)
-        arriving = await self._transfers.find(caller.name, request.path_params["id"])
+        box = await self._service.expects(caller, run, task)
+        if box is None:  # it would be for nothing: what is not sent costs nobody anything
+            return await self._not_expected(caller, run, task)
+        try:
+            arriving = await self._transfers.find(caller.name, request.path_params["id"])
+        except NotFound:
+            if await self._service.expects(caller, run, task) is None:  # it was taken this very moment, and used up
+                return await self._not_expected(caller, run, task)
+            raise
         if (arriving.upload.run, arriving.upload.task) != (run, task):
             raise NotFound(
                 "that upload is for another task.",
                 why="an upload belongs to the run and the task that it was announced for.",
                 do="announce it again for this task.",
             )
-        box = await self._service.expects(caller, run, task)
-        if box is None:  # it would be for nothing: what is not sent costs nobody anything
-            return JSONResponse({"refused": await self._service.late(caller, run, task)})
         box.bytes_up += int(number_of(request.headers, "content-length", 0))
         return await self._part(request, caller)
 
@@ -75,11 +80,15 @@ class BulkDoors:
         run, task = _place(request)
         box = await self._service.expects(caller, run, task)
         if box is None:
-            return JSONResponse({"refused": await self._service.late(caller, run, task)})
+            return await self._not_expected(caller, run, task)
         await self._service.presence.saw(caller.name, caller.role)
         limit = _largest_update(box)
         if _is_json(request):
-            arriving = await self._transfers.find(caller.name, (await message_of(request, UploadedMessage)).upload)
+            said = await message_of(request, UploadedMessage)
+            try:
+                arriving = await self._transfers.find(caller.name, said.upload)
+            except NotFound:  # perhaps it was taken this very moment, and used up: whoever announces it again is told
+                return JSONResponse({"refused": "", "missing": True})
             if (arriving.upload.run, arriving.upload.task) != (run, task) or len(arriving.have) < len(
                 arriving.upload.parts
             ):
@@ -103,6 +112,10 @@ class BulkDoors:
         if isinstance(reply, Malformed):
             box.forget([handle])
         return JSONResponse({"refused": refused})
+
+    async def _not_expected(self, caller: Caller, run: str, task: int) -> Response:
+        """Nothing more is to be sent for this task: it comes too late, or it was taken before and nothing is refused."""
+        return JSONResponse({"refused": await self._service.late(caller, run, task), "over": True})
 
     async def _refuse(self, caller: Caller, run: str, task: int, limit: int) -> str:
         reply = Malformed(task, caller.name, f"its update is larger than {limit} bytes")

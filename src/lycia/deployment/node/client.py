@@ -149,33 +149,36 @@ class Client:
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
         while True:
             said = self._call("POST", announce, message).json()
-            missing = sorted(set(range(len(message.parts))) - set(said.get("have", ())))
-            said["refused"] = said.get("refused") or self._send_parts(
-                content, message, f"{announce}/{said['upload']}", missing
-            )
-            if said["refused"]:
+            if said.get("over"):
                 return dict(said)
+            missing = sorted(set(range(len(message.parts))) - set(said["have"]))
+            answers = self._send_parts(content, message, f"{announce}/{said['upload']}", missing)
+            if answers.get("over"):
+                return answers
             said = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
             if "missing" not in said:  # the coordinator may have lost parts: it says so, and what it has
                 return dict(said)
 
-    def _send_parts(self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int]) -> str:
-        """Send parts; returns why no more are wanted, or ""."""
+    def _send_parts(
+        self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int]
+    ) -> dict[str, Any]:
+        """Send parts; returns the answer to the last one, or the one that says that no more are wanted."""
 
-        def send(number: int) -> str:
+        def send(number: int) -> dict[str, Any]:
             digest = message.parts[number]
             part = content[parts.place(content.nbytes, number)]
             for _ in range(_TRIES):
                 said = self._call("PUT", f"{door}/{number}", part, headers={"x-part-digest": digest}).json()
                 if not said.get("damaged"):
-                    return str(said["refused"])
+                    return dict(said)
             raise ConnectionFailed(
                 f"part {number} arrived damaged {_TRIES} times.",
                 why="something on the way, or this machine's memory or disk, changes its bytes.",
                 do="check this machine; start the node again, and it goes on with the parts that arrived whole.",
             )
 
-        return next(filter(None, in_parallel(send, missing, self._parallel, stop=bool)), "")
+        answers = list(in_parallel(send, missing, self._parallel, stop=lambda said: bool(said.get("over"))))
+        return next((said for said in answers if said.get("over")), {})
 
     def _fetch(self, path: str, headers: Callable[[], Mapping[str, str]], into: Into | None) -> Response:
         def paced(piece: memoryview) -> None:
