@@ -13,9 +13,14 @@ _CALLS = ("replace", "unlink", "mkdir", "ftruncate")
 
 
 class Durable:
-    """What of a disk would be there after a power cut: bytes that were synced, under names that were."""
+    """What of a disk would be there after a power cut: bytes that were synced, under names that were.
+
+    Attributes:
+      renamed: are told of each file that has just got its name.
+    """
 
     def __init__(self) -> None:
+        self.renamed: list[Callable[[Path], None]] = []
         self._files: set[int] = set()
         self._names: dict[int, set[str]] = {}
         self._places: dict[int, list[tuple[int, int]]] = {}
@@ -74,6 +79,9 @@ def killing_disk(world: World, durable: Durable) -> Iterator[None]:
                 return call(*args, **more)
             world.moment(f"before {name}")
             done = call(*args, **more)
+            if name == "replace":
+                for look in durable.renamed:
+                    look(Path(args[1]))
             world.moment(f"after {name}")
             return done
 

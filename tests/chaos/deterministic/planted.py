@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,9 +11,12 @@ from unittest import mock
 from lycia.core import hearing
 from lycia.core.events import Event
 from lycia.core.messages import Ask
+from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.node.agent import Agent
+from lycia.storage.node_journal import NodeJournal
 from lycia.storage.node_state import NodeState
 from lycia.storage.run_store import RunStore
+from lycia.storage.spool import ArrivingPart, Spool
 
 
 @contextmanager
@@ -56,27 +59,61 @@ def an_answer_is_forgotten_with_its_round() -> Iterator[None]:
 
 
 @contextmanager
+def a_part_is_acknowledged_before_it_is_noted() -> Iterator[None]:
+    """The coordinator answers for a part while its note of it is still on its way to the disk."""
+    create = Transfers.__init__
+
+    def hasty(self: Transfers, database: Any, *args: Any, **more: Any) -> None:
+        create(self, _Hasty(database), *args, **more)
+
+    with mock.patch.object(Transfers, "__init__", hasty):
+        yield
+
+
+@dataclass
+class _Hasty:
+    database: Any
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def write(self, change: Any) -> Any:
+        if "note_part" not in change.__code__.co_names:
+            return await self.database.write(change)
+        task = asyncio.ensure_future(self.database.write(change))
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return None
+
+    async def read(self, question: Any) -> Any:
+        return await self.database.read(question)
+
+
+@contextmanager
+def a_part_is_acknowledged_before_it_is_synced() -> Iterator[None]:
+    """The coordinator notes and answers for a part that a power cut would take."""
+    with mock.patch.object(ArrivingPart, "sync", lambda self: None):  # noqa: PT008  # it is a method
+        yield
+
+
+@contextmanager
 def an_update_is_let_go_of_before_it_is_acknowledged() -> Iterator[None]:
-    """The agent removes an update as soon as its bytes are sent."""
+    """The agent strikes out in its journal what it is about to send."""
     deliver = Agent.deliver
 
     def hasty(self: Agent, message: Any, said: Any) -> str:
-        upload = self._client.upload_update
-
-        def once(run: str, task: int, path: Path) -> str:
-            content = path.read_bytes()
-            path.unlink()
-            sent = path.with_name("sent")
-            sent.write_bytes(content)
-            try:
-                return upload(run, task, sent)
-            finally:
-                sent.unlink(missing_ok=True)
-
-        with mock.patch.object(self._client, "upload_update", once):
-            return deliver(self, message, said)
+        self._journal.delivered(message.run, message.task)
+        return deliver(self, message, said)
 
     with mock.patch.object(Agent, "deliver", hasty):
+        yield
+
+
+@contextmanager
+def the_agent_forgets_its_journal() -> Iterator[None]:
+    """After a restart, the agent does not look for what it had finished."""
+    with (
+        mock.patch.object(NodeJournal, "undelivered", lambda self: iter(())),
+        mock.patch.object(NodeJournal, "find", lambda self, run, task: None),
+    ):
         yield
 
 
@@ -92,14 +129,27 @@ def work_goes_on_from_what_it_left_behind() -> Iterator[None]:
 
 
 @contextmanager
-def a_blob_is_not_synced() -> Iterator[None]:
-    """An update is acknowledged that a power cut would take."""
-    from lycia.storage import blobs
+def the_spool_is_not_synced() -> Iterator[None]:
+    """A small update is acknowledged that a power cut would take."""
+    create = Spool.__init__
 
-    create = blobs.BlobFolder.__init__
+    def careless(self: Spool, root: Path, *, fsync: bool = True) -> None:
+        create(self, root, fsync=False)
 
-    def careless(self: Any, root: Path, *, fsync: bool = True, read_only: bool = False) -> None:
-        create(self, root, fsync=False, read_only=read_only)
-
-    with mock.patch.object(blobs.BlobFolder, "__init__", careless):
+    with mock.patch.object(Spool, "__init__", careless):
         yield
+
+
+BUGS = [
+    (acknowledged_before_the_write, "fixed", 5),
+    (acknowledged_before_the_write, "default", 5),
+    (a_reply_counts_as_often_as_it_comes, "fixed", 20),
+    (an_answer_is_forgotten_with_its_round, "fixed", 60),
+    (a_part_is_acknowledged_before_it_is_noted, "fixed", 10),
+    (a_part_is_acknowledged_before_it_is_synced, "fixed", 100),
+    (an_update_is_let_go_of_before_it_is_acknowledged, "fixed", 60),
+    (the_agent_forgets_its_journal, "fixed", 60),
+    (work_goes_on_from_what_it_left_behind, "fixed", 60),
+    (the_spool_is_not_synced, "fixed", 100),
+]
+"""(bug, kind of seeds, how many of them must find it)."""

@@ -38,6 +38,7 @@ class Promises:
         self._durable: set[tuple[int, str]] = set()
         self._before_start: set[tuple[int, str]] = set()
         self._acknowledged: set[tuple[int, str]] = set()
+        self._finished: set[tuple[int, str]] = set()
         self._seen_lines: set[str] = set()
         self.updates: dict[tuple[int, int, str], bytes] = {}
         self.trained: Counter[tuple[int, str]] = Counter()
@@ -55,10 +56,15 @@ class Promises:
         place = (ask.task, node)
         self.trained[place] += 1
         self._world.say(node, f"works on task {ask.task} ({ask.exchange!r} of round {ask.round + 1})")
-        if (self._homes[node] / "finished" / f"{RUN}-{ask.task}.json").exists():
+        if place in self._finished:
             self._world.breaks(f"{node} works on task {ask.task} again, which it has finished")
         if place in self._acknowledged:
             self._world.breaks(f"{node} works on task {ask.task} again, for which it was acknowledged")
+
+    def file_is_there(self, path: Path) -> None:
+        """A file has got its name: if it is a node's note of finished work, that work is never done again."""
+        if path.parent.name == "finished":
+            self._finished.add((int(path.stem.rpartition("-")[2]), path.parent.parent.name))
 
     def made(self, node: str, ask: AskMessage, file: bytes) -> None:
         """A node has made an update."""
@@ -86,12 +92,12 @@ class Promises:
         said = json.loads(body) if body.startswith(b"{") else {}
         if said.get("refused", "?") or said.get("missing"):
             return
-        if method == "PUT" and said.get("damaged") is False:
+        if "damaged" in said and not said["damaged"]:
             self._check_part(path, node)
-        elif path.endswith("/upload"):
+        elif "have" in said:
             for number in said["have"]:
                 self._check_part(f"{path}/{said['upload']}/{number}", node)
-        elif path.endswith(("/update", "/reply")):
+        elif path.endswith(("/update", "/reply")) or said.get("over"):
             place = (int(path.split("/")[5]), node)
             if place not in self._durable and not self._is_declined(*place):
                 self._world.breaks(f"task {place[0]} of {node} is acknowledged, and is not in the database")
@@ -192,7 +198,7 @@ class Promises:
 
 def blob_names(folder: Path) -> list[str]:
     """The digests of all blobs in a folder."""
-    return sorted(path.parent.name + path.name for path in folder.glob("[0-9a-f][0-9a-f]/*"))
+    return sorted(path.parent.name + path.name.removesuffix(".parts") for path in folder.glob("[0-9a-f][0-9a-f]/*"))
 
 
 def _in_short(body: bytes) -> str:

@@ -136,6 +136,7 @@ class Federation:
         durable.all_under(home)
         self.disk, self.network = Disk(world, image), Network(world)
         self.promises = Promises(world, self.disk, plan, self._layout, home)
+        durable.renamed.append(self.promises.file_is_there)
         self._lives, self._skew_s, self.coordinator = 0, 0.0, None
         self._looked_at, self._ended, self._is_calm = -1, False, False
         self._choose_faults(kind)
