@@ -206,6 +206,7 @@ class Agent:
                 said = _declined(error)
             reply = said.get("reply", {})
             if reply.get("kind") == "declined":
+                self._undo(message)  # a trainer that died may have written down what it had learned
                 self._note(f"declined {message.exchange!r} of round {message.round + 1}: {reply['reason']}")
             self._deliver(message, said)
 
@@ -215,12 +216,17 @@ class Agent:
         except NotFound as error:
             refused = error.what
         if refused:
-            if self._memory(message).exists():
-                NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
+            self._undo(message)
             self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
         if "update" in said:
             self._journal.delivered(message.run, message.task)
             Path(said["update"]).unlink(missing_ok=True)
+
+    def _undo(self, message: AskMessage) -> None:
+        """Go back to what was remembered before this work: it does not count."""
+        path = self._memory(message)
+        if path.exists():
+            NodeState.at(path).refused(message.task).keep(path)
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
         """Send what the trainer said; returns why it was not taken, or ""."""
