@@ -1,7 +1,7 @@
 """The real coordinator and the real agents in a world that a seed makes: whatever befalls them, they keep their word.
 
-    LYCIA_SEED=17 python -m pytest -n0 tests/chaos/test_fault_simulation.py -k fixed     one seed, with its story
-    LYCIA_SEEDS=100000 python -m pytest tests/chaos/test_fault_simulation.py -m slow      many, from a new beginning
+    LYCIA_SEEDS=17 python -m pytest -n0 tests/chaos/test_fault_simulation.py -k fixed      one seed, with its story
+    LYCIA_SEEDS=1000-99999 python -m pytest tests/chaos/test_fault_simulation.py           many new ones
 
 What a seed shows stands in `deterministic/promises.py`; what may befall them, in `deterministic/simulation.py`.
 """
@@ -12,54 +12,48 @@ from typing import Any
 
 import pytest
 
+from lycia.storage.carrying import model_digest
+from lycia.testing import Federation
 from tests.chaos.deterministic import planted
-from tests.chaos.deterministic.simulation import Story, tell
+from tests.chaos.deterministic.app import NAMES, PLANS, SmallTrainer, data_of
+from tests.chaos.deterministic.simulation import quiet, tell
 
-SEEDS = 1000
-AT_ONCE = 20
-MANY = int(os.environ.get("LYCIA_SEEDS", "0"))
-ALONE = os.environ.get("LYCIA_SEED")
-
-
-def seeds(first: int, count: int) -> list[range]:
-    """The seeds of a test, some in each of its cases; or the one that is looked at alone."""
-    if ALONE is not None:
-        return [range(int(ALONE), int(ALONE) + 1)]
-    return [range(start, start + AT_ONCE) for start in range(first, first + count, AT_ONCE)]
+FIRST, _, LAST = os.environ.get("LYCIA_SEEDS", "0-999").partition("-")
+AT_ONCE = 25  # seeds in one case, so that cases may be spread over cores
+QUICK = 100  # seeds that take a few seconds; `./check --quick` leaves out the others
 
 
-def told(some: range) -> str:
-    return f"{some.start}-{some.stop - 1}"
+def cases() -> list[Any]:
+    """All seeds, some in each case."""
+    first, last = int(FIRST), int(LAST or FIRST)
+    ranges = (range(start, min(start + AT_ONCE, last + 1)) for start in range(first, last + 1, AT_ONCE))
+    return [
+        pytest.param(some, id=f"{some.start}-{some.stop - 1}", marks=[pytest.mark.slow] if some.start >= QUICK else [])
+        for some in ranges
+    ]
 
 
-def check(kind: str, some: range) -> None:
-    for seed in some:
+def check(kind: str, seeds: range) -> None:
+    for seed in seeds:
         story = tell(seed, kind)
         if story.broken is not None:
             pytest.fail(story.told(), pytrace=False)
 
 
-@pytest.mark.parametrize("some", seeds(0, SEEDS), ids=told)
-def test_with_a_fixed_cohort_every_model_is_that_of_the_quiet_run(some: range):
-    check("fixed", some)
+@pytest.mark.parametrize("seeds", cases())
+def test_with_a_fixed_cohort_every_model_is_that_of_the_quiet_run(seeds: range):
+    check("fixed", seeds)
 
 
-@pytest.mark.parametrize("some", seeds(0, SEEDS), ids=told)
-def test_under_the_default_rules_every_run_ends_and_every_model_follows_from_its_record(some: range):
-    check("default", some)
+@pytest.mark.parametrize("seeds", cases())
+def test_under_the_default_rules_every_run_ends_and_every_model_follows_from_its_record(seeds: range):
+    check("default", seeds)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("some", seeds(SEEDS, MANY), ids=told)
-@pytest.mark.parametrize("kind", ["fixed", "default"])
-def test_many_more_seeds(kind: str, some: range):
-    check(kind, some)
+# ------------------------------------------------------------------------------------------------- the simulation itself
 
 
-# -------------------------------------------------------------------------------------------------- the simulation itself
-
-
-@pytest.mark.parametrize("kind", ["fixed", "default"])
+@pytest.mark.parametrize("kind", PLANS)
 def test_the_same_seed_tells_the_same_story(kind: str):
     for seed in range(4):
         one, other = tell(seed, kind), tell(seed, kind)
@@ -67,11 +61,20 @@ def test_the_same_seed_tells_the_same_story(kind: str):
         assert (one.digests, one.state, one.moments) == (other.digests, other.state, other.moments)
 
 
+@pytest.mark.parametrize("by_parts", [False, True])
+@pytest.mark.parametrize("name", PLANS["fixed"])
+def test_a_quiet_run_ends_with_the_model_of_a_federation_without_network_or_disk(name: str, by_parts: bool):
+    federation = Federation(PLANS["fixed"][name], SmallTrainer(), {name: data_of(name) for name in NAMES})
+    federation.hold()
+    assert quiet("fixed", name, False)[3] == model_digest(federation.run.layout, federation.model)
+    assert quiet("fixed", name, by_parts).keys() == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize(("plant", "kind", "within"), planted.BUGS, ids=lambda value: getattr(value, "__name__", None))
 def test_a_planted_bug_is_found(plant: Callable[[], Any], kind: str, within: int):
-    stories: list[Story] = []
     for seed in range(within):
-        stories.append(tell(seed, kind, plant=plant))
-        if stories[-1].broken is not None:
+        story = tell(seed, kind, plant=plant)
+        if story.broken is not None:
+            assert story.told().startswith(f"seed {seed} ({kind}): ")
             return
     pytest.fail(f"{plant.__name__} was not found by {within} seeds", pytrace=False)

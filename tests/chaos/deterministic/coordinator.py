@@ -95,7 +95,7 @@ class Coordinator:
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body"):
-                self._promises.answered(call.caller, call.method, path, status, bytes(body))
+                self._promises.answered(call, path, status, bytes(body))
                 answer(Answered(status, headers, bytes(body)))
 
         try:

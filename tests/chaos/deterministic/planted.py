@@ -111,8 +111,8 @@ def an_update_is_let_go_of_before_it_is_acknowledged() -> Iterator[None]:
 def the_agent_forgets_its_journal() -> Iterator[None]:
     """After a restart, the agent does not look for what it had finished."""
     with (
-        mock.patch.object(NodeJournal, "undelivered", lambda self: iter(())),
-        mock.patch.object(NodeJournal, "find", lambda self, run, task: None),
+        mock.patch.object(NodeJournal, "undelivered", lambda _: iter(())),
+        mock.patch.object(NodeJournal, "find", lambda *_: None),
     ):
         yield
 

@@ -72,7 +72,7 @@ class Story:
     def told(self, last: int = 120) -> str:
         """The story for people who have to find out what happened."""
         lines = self.trace if len(self.trace) <= last else ["…", *self.trace[-last:]]
-        again = f"LYCIA_SEED={self.seed} python -m pytest -n0 tests/chaos/test_fault_simulation.py -k '{self.kind}'"
+        again = f"LYCIA_SEEDS={self.seed} python -m pytest -n0 tests/chaos/test_fault_simulation.py -k '{self.kind}'"
         return "\n".join([f"seed {self.seed} ({self.kind}): {self.broken}", *lines, f"again: {again}"])
 
 
@@ -344,6 +344,7 @@ def simulated(world: World, durable: Durable, by_parts: bool) -> Iterator[None]:
             stack.enter_context(mock.patch.object(client, "INLINE_BYTES", _INLINE_BYTES))
             stack.enter_context(mock.patch.object(mailbox, "_INLINE", _INLINE_BYTES))
         stack.enter_context(mock.patch.object(fetching, "in_parallel", _one_by_one))
+        stack.enter_context(mock.patch.object(parts, "ThreadPoolExecutor", _NoThreads))
         stack.enter_context(mock.patch.object(os, "getppid", _parent))
         stack.enter_context(mock.patch.object(os, "urandom", world.random.randbytes))
         stack.enter_context(killing_disk(world, durable))
@@ -352,6 +353,19 @@ def simulated(world: World, durable: Durable, by_parts: bool) -> Iterator[None]:
 
 def _one_by_one(work: Callable[[Any], Any], jobs: Any, _threads: int, stop: Any = None) -> Iterator[Any]:
     return in_parallel(work, jobs, 1, stop)
+
+
+class _NoThreads:
+    """Stands where a module has `ThreadPoolExecutor`."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.map = map
+
+    def __enter__(self) -> "_NoThreads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No thread has to end."""
 
 
 def _parent() -> int:
