@@ -1,12 +1,16 @@
-"""How the whole suite uses Hypothesis: no deadlines, and in CI the same examples every time; and runs commands."""
+"""How the whole suite uses Hypothesis (no deadlines, in CI the same examples every time), commands and PostgreSQL."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
+
+from tests.postgres import Cluster, cluster
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -32,3 +36,20 @@ def lycia(
         return int(ended.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server of this session's own."""
+    with cluster() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs in this process writes its logs its own way: that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()

@@ -12,6 +12,7 @@ LyciaError
 ├── StorageError       a disk, database or blob that cannot be used
 ├── NotFound           a run, node or model of which nothing is known
 ├── AccessError        an invitation, key or session that is refused
+├── VersionError       a coordinator or a caller of a release that this one does not work with
 └── ConnectionFailed   a coordinator that cannot be reached, or is not the one invited to
 """
 
@@ -79,6 +80,10 @@ class NotFound(LyciaError):
 
 class AccessError(LyciaError):
     """An invitation, a key or a session is refused."""
+
+
+class VersionError(LyciaError):
+    """The two sides of a call are of releases that do not work together."""
 
 
 class ConnectionFailed(LyciaError):

@@ -15,8 +15,8 @@ from lycia.deployment.wire import InviteMessage
 class Coordinator:
     """Serves from `start` to `stop`, again and again from the same folder and on the same port."""
 
-    def __init__(self, home: Path, silence_s: float = 5.0) -> None:
-        self.home, self._silence_s, self._port = home, silence_s, 0
+    def __init__(self, home: Path, silence_s: float = 5.0, database: str = "", port: int = 0) -> None:
+        self.home, self._silence_s, self._database, self._port = home, silence_s, database, port
         self._thread: threading.Thread | None = None
 
     def start(self) -> "Coordinator":
@@ -24,7 +24,7 @@ class Coordinator:
         listener = server._listen("127.0.0.1", self._port)
         self._port = listener.getsockname()[1]
         self.home.mkdir(parents=True, exist_ok=True)
-        settings = Settings(self.home, port=self._port, silence_s=self._silence_s)
+        settings = Settings(self.home, port=self._port, silence_s=self._silence_s, database=self._database)
         ready: Future[str] = Future()
 
         async def serve() -> None:

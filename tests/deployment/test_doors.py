@@ -212,13 +212,12 @@ def test_a_body_that_is_no_such_message_is_refused_in_words(
     client = joined("node").client
     bad = [b"", b"not json", b"\xff\xfe", b"[]", b"null", b"{}" if path not in ("/v1/poll",) else b"7", b"[" * 10_000]
     bad.append(json.dumps((sound or {}) | {"name": 7, "wait_s": "long", "run": [], "token": {}}).encode())
-    if path not in ("/v1/challenge",):
-        bad.append(json.dumps((sound or {}) | {"unknown": 1}).encode())
     for body in bad:
         found = problem(raw(client, "POST", path, content=body))
         assert "cannot be read" in found.what, body
-    if sound is not None:
-        assert raw(client, "POST", path, content=json.dumps(sound).encode()).status_code < 300
+    if sound is not None:  # and so is what a later release says beyond this one
+        for good in (sound, sound | {"unknown": 1}):
+            assert raw(client, "POST", path, content=json.dumps(good).encode()).status_code < 300
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

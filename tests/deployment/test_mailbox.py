@@ -18,8 +18,7 @@ from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import Database, sqlite_url
-from lycia.storage.spool import Spool
-from lycia.storage.uploads import upload_id
+from lycia.storage.spool import Spool, upload_id
 
 LARGE = Layout((Leaf("weight", (40_000,)),))  # too large to travel inside an ask
 SMALL = Layout((Leaf("weight", (3,)),))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lycia import cli, simulate
+from lycia.core import space
 from lycia.core.messages import Late
 from lycia.deployment.local import Federation
 from lycia.deployment.operator import download_model, follow
@@ -326,6 +327,22 @@ def test_a_run_that_has_finished_is_neither_paused_nor_resumed_nor_stopped(pair:
         with pytest.raises(LyciaError, match="may not do this"):
             pair.north.client.post(f"/v1/runs/{run}/{how}")
     assert pair.state(run) == ("finished", "all rounds done")
+
+
+def test_a_run_whose_models_are_large_ends_with_the_same_models(
+    pair: Pair, undisturbed: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    expected = undisturbed()
+    monkeypatch.setattr(space, "LARGE_BYTES", 1)
+    run = pair.start()
+    for node in (pair.north, pair.south, pair.north):  # a round, and one of two to measure
+        ask = node.poll(10.0)
+        assert ask is not None
+        assert node.answer(ask, Draft.file) == ""
+    pair.coordinator.stop()
+    pair.coordinator.start()
+    pair.finish(run)
+    assert [record["model"] for record in pair.facts(run)["records"]] == expected
 
 
 # --------------------------------------------------------------------------------------------------------- command line

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lycia.core import space
 from lycia.core.keys import Key
 from lycia.core.messages import EVALUATE, TRAIN, Ask
 from lycia.core.plan import App
@@ -131,6 +132,14 @@ def test_a_run_of_another_model_is_declined_by_name(bench: Bench):
     said = Worker("watched", bench.app, bench.app.population["watched"]).do(bench.job(ask))
     assert said["reply"]["kind"] == "declined"
     assert "same version" in said["reply"]["reason"]
+
+
+def test_a_large_model_is_mapped_and_gives_the_same_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    small = work(bench, bench.ask(0))
+    bench.memory.unlink()
+    monkeypatch.setattr(space, "LARGE_BYTES", 1)
+    assert work(bench, bench.ask(0)) == small
+    assert [path.name for path in bench.folder.iterdir() if "update" in path.name] == ["update-0"]
 
 
 # --------------------------------------------------------------------------------------------------------- as a process
@@ -317,6 +326,19 @@ def test_what_goes_wrong_at_a_node_is_declined_and_the_node_goes_on(error: Excep
     agent_of(bench, calls, notes).answer(with_files(bench, bench.ask(0)).model_copy(update={"inline": {}}))
     assert [reply.kind for reply in calls.replies] == ["declined"]
     assert calls.replies[0].reason
+
+
+def test_a_node_keeps_no_large_files_that_its_ask_does_not_name(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    agent, models = agent_of(bench, Calls(), []), bench.folder / "home" / "models"
+    for name in ("old", "half.part"):
+        (models / name).write_bytes(bytes(100))
+    (models / "small").write_bytes(bytes(10))
+    monkeypatch.setattr(space, "LARGE_BYTES", 100)
+    ask = with_files(bench, bench.ask(0))
+    agent.answer(ask)
+    assert {path.name for path in models.iterdir()} == {"small", ask.plan, ask.model, ask.base}
+    agent.answer(with_files(bench, bench.ask(1, number=1)))
+    assert {path.name for path in models.iterdir()} == {"small", ask.plan, ask.model, ask.base}
 
 
 def test_a_node_that_is_not_let_in_any_more_ends(bench: Bench):

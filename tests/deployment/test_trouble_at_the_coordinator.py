@@ -5,12 +5,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lycia.core import closing as core_closing
+from lycia.deployment.coordinator import server
+from lycia.deployment.coordinator.runs import Runs
 from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
 from lycia.errors import AccessError, StorageError
@@ -22,6 +25,7 @@ from lycia.storage.disk import disk_full
 from tests.deployment.conftest import APP
 from tests.deployment.in_process import Coordinator
 from tests.deployment.raw_node import Draft, RawNode
+from tests.postgres import Cluster
 
 
 class Federation:
@@ -249,6 +253,84 @@ def test_a_run_whose_files_are_gone_does_not_keep_the_coordinator_from_serving(f
     facts = federation.facts(run)
     assert facts["state"] == "paused"
     assert "blob" in facts["reason"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove"])
+def test_an_update_that_was_damaged_while_nobody_served_pauses_its_run_and_gets_into_no_model(
+    federation: Federation, harm: str
+):
+    north, south = federation.nodes
+    assert north.poll(0.0) is south.poll(0.0) is None
+    run = federation.start()
+    ask = north.poll(10.0)
+    assert ask is not None
+    assert north.answer(ask, Draft.file) == ""
+    federation.coordinator.stop()
+    (update,) = (federation.coordinator.home / "spool").iterdir()
+    sound = update.read_bytes()
+    if harm == "flip":
+        update.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    else:
+        update.unlink()
+    federation.coordinator.start()
+    facts = federation.facts(run)
+    assert facts["state"] == "paused"
+    assert "of 'north' has changed" in facts["reason"] or "of 'north' is gone" in facts["reason"]
+    with pytest.raises(StorageError, match="of 'north'"):
+        federation.resume(run)
+    # When it is put back, the run goes on as if nothing had been
+    update.write_bytes(sound)
+    federation.work()
+    federation.resume(run)
+    assert federation.watched(run)[-1] == RunEnded("finished", "all rounds done", 3)
+
+
+def test_a_first_model_that_was_damaged_pauses_its_run(federation: Federation):
+    run = federation.start()
+    federation.coordinator.stop()
+    first = federation.coordinator.home / "blobs"
+    (path,) = set(first.glob("??/*"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    federation.coordinator.start()
+    facts = federation.facts(run)
+    assert facts["state"] == "paused"
+    assert "is damaged" in facts["reason"]
+
+
+def test_a_database_server_that_goes_away_pauses_the_run_and_it_goes_on_when_the_server_is_back(
+    tmp_path: Path, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[[], list[str]]
+):
+    real, paused = Runs._pause, threading.Event()
+
+    async def pause(self: Runs, run: str, reason: str) -> None:
+        await real(self, run, reason)
+        paused.set()
+
+    monkeypatch.setattr(Runs, "_pause", pause)
+    monkeypatch.setattr(server, "Database", partial(Database, patience_s=0.2))
+    with Coordinator(tmp_path / "coordinator", database=postgres.fresh()) as coordinator, ExitStack() as stack:
+        names = ("north", "south")
+        nodes = [stack.enter_context(closing(RawNode(coordinator.invite(name), tmp_path / name))) for name in names]
+        for node in nodes:
+            node.client._give_up_s = None
+        federation = Federation(coordinator, nodes)
+        stack.callback(federation.end)
+        run = federation.start()
+        while nodes[0].poll(0.1) is None:
+            nodes[1].poll(0.0)
+        postgres.stop("immediate")
+        try:
+            federation.work()
+            assert paused.wait(30)
+        finally:
+            postgres.start()
+        facts = federation.facts(run)
+        assert facts["state"] == "paused"
+        assert "cannot be reached" in facts["reason"]
+        federation.resume(run)
+        federation.watched(run)
+        assert [record["model"] for record in federation.facts(run)["records"]] == undisturbed()
 
 
 def test_a_stop_in_the_middle_of_a_round_loses_nothing_and_repeats_nothing(

@@ -10,7 +10,20 @@ import lycia
 from lycia.face import ROOMS
 
 FACE = Path(__file__).with_name("public_face.txt")  # one name a line; a change here is a change that users notice
-HEAVY = {"torch", "jax", "sklearn", "scipy", "xgboost", "pandas", "ray", "sqlalchemy", "starlette", "uvicorn"}
+HEAVY = {
+    "torch",
+    "jax",
+    "sklearn",
+    "scipy",
+    "xgboost",
+    "pandas",
+    "ray",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "starlette",
+    "uvicorn",
+}
 
 
 def test_the_public_face_is_the_one_that_was_agreed():

@@ -40,6 +40,8 @@ def test_every_import_of_the_house_respects_the_fences():
         ("frameworks", "lycia.trainers.torch", "sklearn"),
         ("frameworks", "lycia.core.plan", "torch"),
         ("frameworks", "lycia.simulation.fleet", "sqlalchemy"),
+        ("frameworks", "lycia.deployment.coordinator.server", "alembic"),
+        ("frameworks", "lycia.storage.database", "psycopg"),
     ],
 )
 def test_a_fence_refuses(tmp_path: Path, contract: str, importer: str, imported: str):
@@ -57,6 +59,7 @@ def test_a_fence_refuses(tmp_path: Path, contract: str, importer: str, imported:
         ("lycia.core.plan", "numpy.random"),
         ("lycia.trainers.sklearn", "sklearn.linear_model"),
         ("lycia.storage.database", "sqlalchemy.orm"),
+        ("lycia.storage.postgres", "psycopg.errors"),
         ("lycia.deployment.coordinator.service", "lycia.runtime.runner"),
         ("lycia.deployment.node.agent", "lycia.core.work"),
     ],

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from lycia.core.events import Asked, Closed, Heard, Opened, Settled
 from lycia.core.messages import EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN
 from lycia.core.parts import Arrays, ClientRule, NodeView, ServerView, Told
 from lycia.core.plan import Buffered, Evaluation, Plan, RoundRules, Stop
-from lycia.errors import LyciaError, SelectionError
+from lycia.errors import LyciaError, SelectionError, StorageError
 from lycia.runtime.facts import RoundEnded, RoundMoved, RunBegan, RunEnded
 from lycia.selection import Everyone, Poisson, Uniform
 from lycia.testing import Fault, Federation, Fuse, Killed, Quadratic, QuadraticTrainer, Watching, digest_of
@@ -306,3 +307,35 @@ def test_evaluators_are_asked_beside_the_nodes():
     held = told("evaluators")
     held.hold()
     assert held.fleet.asked(EVALUATE_BY_EVALUATOR) == [["referee"]] * 2
+
+
+def test_a_round_is_opened_only_where_there_is_room_for_it():
+    full = StorageError("the next round needs 5 GB.", why="it is asked first.", do="free some space.")
+    federation = Federation(plan_of(rounds=3), TRAINER, NODES)
+    federation.hold(until_round=1)
+    asked = len(federation.fleet.sent)
+    federation.fleet.no_space = full
+    with pytest.raises(StorageError, match="needs 5 GB"):
+        federation.hold()
+    assert len(federation.fleet.sent) == asked
+    assert federation.store.open == []
+    federation.fleet.no_space = None
+    federation.hold()
+    quiet = Federation(plan_of(rounds=3), TRAINER, NODES)
+    quiet.hold()
+    assert digest_of(federation.model) == digest_of(quiet.model)
+    assert len(federation.fleet.needs) == 4
+
+
+def test_an_open_round_goes_on_without_asking_for_room_again():
+    opened = 0
+    for moment in range(1, 40):
+        federation = Federation(plan_of(rounds=1, evaluation=Evaluation(nodes=0)), TRAINER, NODES, fuse=Fuse(moment))
+        with suppress(Killed):
+            federation.hold()
+        if federation.store.open:
+            opened, asked = opened + 1, len(federation.fleet.needs)
+            federation.restart()
+            federation.hold()
+            assert len(federation.fleet.needs) == asked
+    assert opened > 5

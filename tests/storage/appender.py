@@ -16,11 +16,11 @@ from tests.storage.material import (
     Known,
     Place,
     begin,
+    in_a_file,
     one_round,
     what_it_knows,
 )
 
-PLACES: dict[str, type[Place]] = {"folder": FolderPlace, "database": DatabasePlace}
 ROUNDS = 100
 STORY: list[Call] = [begin(), *(call for number in range(ROUNDS) for call in one_round(number))]
 _EVENTS = list(accumulate((2, 1, 2, 1, 1), initial=0))  # how many events are known after each call of a round
@@ -52,12 +52,19 @@ def say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
+def place_of(kind: str, path: str) -> Place:
+    """Where the run is kept: in a folder, or in the database of this URL, "" for one in that folder."""
+    if kind == "folder":
+        return FolderPlace(Path(path))
+    return DatabasePlace(Path(path), (lambda _: kind) if kind else in_a_file)
+
+
 def main() -> None:
-    """One life for each line of the input."""
+    """One life for each line of the input. Arguments: a kind and a path, as `place_of` takes them."""
     for _ in sys.stdin:
         child = os.fork()
         if not child:
-            live(PLACES[sys.argv[1]](Path(sys.argv[2])))
+            live(place_of(*sys.argv[1:]))
             os._exit(0)
         os.waitpid(child, 0)
         say("ended")

@@ -144,6 +144,10 @@ class FolderPlace:
         self.path, self._keep_models = path, keep_models
         self.blobs = path / "blobs"
 
+    def another(self, name: str) -> "FolderPlace":
+        """A place beside this one, with nothing in it."""
+        return FolderPlace(self.path.with_name(name), self._keep_models)
+
     def open(self, run: Run = RUN) -> RunFolder:
         """The store as a process that has just started finds it."""
         return RunFolder(
@@ -163,14 +167,23 @@ class FolderPlace:
         """Nothing is open between two calls."""
 
 
+def in_a_file(path: Path) -> str:
+    """The URL of a SQLite database in a folder."""
+    return sqlite_url(path / "coordinator.db")
+
+
 class DatabasePlace:
     """A database and a folder of blobs, and the stores that are opened on them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.blobs = path, path / "blobs"
+    def __init__(self, path: Path, url_of: Callable[[Path], str] = in_a_file) -> None:
+        self.path, self.blobs, self._url_of = path, path / "blobs", url_of
         path.mkdir(parents=True, exist_ok=True)
         self._database: Database | None = None
         self._ask(lambda connection: list_runs(connection) or create_run(connection, self._described(RUN)))
+
+    def another(self, name: str) -> "DatabasePlace":
+        """A place beside this one, with nothing in it."""
+        return DatabasePlace(self.path.with_name(name), self._url_of)
 
     def open(self, run: Run = RUN) -> RunStore:
         """The store as a process that has just started finds it."""
@@ -178,7 +191,7 @@ class DatabasePlace:
 
     def database(self) -> Database:
         """The database, opened if it is not."""
-        self._database = self._database or Database(sqlite_url(self.path / "coordinator.db"))
+        self._database = self._database or Database(self._url_of(self.path))
         return self._database
 
     def facts(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.storage.appender import PLACES, STORY
+from tests.storage.appender import STORY, place_of
 from tests.storage.material import in_bits, known_after, what_it_knows
 
 ROOT = Path(__file__).parents[2]
@@ -17,9 +17,14 @@ LIVES = 20
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the lives of the process are forks of one")
-@pytest.mark.parametrize("kind", PLACES)
-def test_nothing_that_was_acknowledged_is_missing_after_a_kill(tmp_path: Path, kind: str):
-    chance = random.Random(kind)
+@pytest.mark.parametrize("kept", ["folder", "sqlite", "postgres"])
+def test_nothing_that_was_acknowledged_is_missing_after_a_kill(
+    tmp_path: Path, kept: str, request: pytest.FixtureRequest
+):
+    kind = {"folder": "folder", "sqlite": ""}.get(kept)
+    if kind is None:
+        kind = request.getfixturevalue("postgres").fresh()
+    chance = random.Random(kept)
     acknowledged = 0
     command = [sys.executable, "-m", "tests.storage.appender", kind, str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -37,7 +42,7 @@ def test_nothing_that_was_acknowledged_is_missing_after_a_kill(tmp_path: Path, k
             while (line := process.stdout.readline()) != "ended\n":
                 acknowledged = int(line.split()[1])
         process.stdin.close()
-    place = PLACES[kind](tmp_path / "run")
+    place = place_of(kind, str(tmp_path / "run"))
     found_at_last = in_bits(what_it_knows(place))
     place.stop()
     assert found_at_last in [in_bits(known_after(STORY[:calls])) for calls in (acknowledged, acknowledged + 1)]

@@ -1,15 +1,14 @@
 """Invitations and nodes."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lycia.errors import AccessError, NotFound
-from lycia.storage.database import Connection, Database, sqlite_url
+from lycia.storage.database import Connection, Database
 from lycia.storage.nodes import (
     add_invitation,
     add_node,
@@ -26,13 +25,6 @@ INVITATION = Invitation("ab" * 32, "ada", "node", made_s=100.0, expires_s=200.0)
 ADA = Node("ada", b"a" * 32, "node", "active", 100.0, 100.0, 60, "c" * 64, {"lycia": "0.1"})
 
 Change = Callable[[Callable[..., Any]], Any]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(sqlite_url(tmp_path / "coordinator.db"))
-    yield database
-    database.close()
 
 
 def change(database: Database, of: Callable[..., Any], *args: Any, **more: Any) -> Any:

@@ -1,15 +1,14 @@
 """The list of runs, and what those who watch them are told."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lycia.errors import NotFound
-from lycia.storage.database import Database, sqlite_url
+from lycia.storage.database import Database
 from lycia.storage.facts import StoredRun
 from lycia.storage.runs import (
     create_run,
@@ -22,13 +21,6 @@ from lycia.storage.runs import (
 )
 
 RUN = StoredRun("r1", "digits", '{"rounds":3}', "a" * 64, "[]", 10.0, {"lycia": "0.1"}, schema='{"columns":[]}')
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(sqlite_url(tmp_path / "coordinator.db"))
-    yield database
-    database.close()
 
 
 def change(database: Database, of: Callable[..., Any], *args: Any, **more: Any) -> Any:

@@ -12,8 +12,10 @@ SEED = 5
 
 def main() -> None:
     """Understands the arguments that `Federation` gives."""
-    arguments = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=False))
-    settings = Settings(Path(arguments["--home"]), port=int(arguments["--port"]), silence_s=30.0)
+    said = [argument for argument in sys.argv[2:] if argument != "--json"]
+    arguments = dict(zip(said[::2], said[1::2], strict=True))
+    home, port, database = Path(arguments["--home"]), int(arguments["--port"]), arguments.get("--database", "")
+    settings = Settings(home, port=port, silence_s=30.0, database=database)
     serve(
         settings,
         lambda url: print(json.dumps({"url": url}), flush=True),

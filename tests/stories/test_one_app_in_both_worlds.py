@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
 from lycia.runtime.apps import load_app
 from lycia.runtime.facts import Fact, RoundEnded
+from tests.postgres import PASSWORD, Cluster
 from tests.stories.script import SCRIPT
 
 STORIES = Path(__file__).parent
@@ -40,10 +41,10 @@ class KillCoordinator:
             self.federation.restart("coordinator")
 
 
-def deployed(app_file: Path, home: Path, kill_after: int | None = None) -> Mapping[str, Any]:
-    """What the coordinator knows of a run on four node processes."""
+def deployed(app_file: Path, home: Path, kill_after: int | None = None, serve: Sequence[str] = ()) -> Mapping[str, Any]:
+    """What the coordinator knows of a run on four node processes. `serve`: more arguments for the coordinator."""
     app = load_app(app_file)
-    with Federation(home, app_file, coordinator=COORDINATOR, node=NODE) as federation:
+    with Federation(home, app_file, serve, coordinator=COORDINATOR, node=NODE) as federation:
         for name in app.population:
             federation.add_node(name, name)
         federation.wait_nodes(4)
@@ -77,6 +78,20 @@ def test_simulated_and_deployed_end_with_the_same_bits(name: str, tmp_path: Path
     assert survivors(real) == survivors(simulated.facts)
     assert sorted(map(len, survivors(real))) == [1, 2, 2, *[3] * 6]
     assert real["state"] == simulated.state == "finished"
+
+
+@pytest.mark.slow
+def test_with_its_state_in_postgresql_a_coordinator_that_is_killed_ends_with_the_same_bits(
+    tmp_path: Path, postgres: Cluster
+):
+    app_file, url = STORIES / "fedavg_app.py", postgres.fresh()
+    simulated = simulate(load_app(app_file), faults=Faults(script=SCRIPT))
+    real = deployed(app_file, tmp_path, kill_after=5, serve=["--database", url])
+    assert models(real) == models(simulated.facts)
+    assert survivors(real) == survivors(simulated.facts)
+    # And nothing of it is in a file of the folder, nor the password of the database anywhere
+    assert not (tmp_path / "coordinator" / "lycia.db").exists()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize("name", ["digits_app", "fedavg_app", "torch_app"])

@@ -30,7 +30,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train a whole federation on this machine: a coordinator and node processes over TLS, on real data."""
-    need("demo", "uvicorn", "starlette", "sqlalchemy", "sklearn")
+    need("demo", "uvicorn", "starlette", "sqlalchemy", "alembic", "sklearn")
     from lycia.demo import digits_demo, hospitals_demo, run_demo
 
     if hospitals and nodes is not None:

@@ -5,8 +5,9 @@ import typer
 from lycia.cli.here import data, demo, simulate
 from lycia.cli.members import invite, join, nodes, revoke, serve
 from lycia.cli.reaching import connections
-from lycia.cli.runs import dashboard, model, pause, report, resume, runs, start, stop, watch
+from lycia.cli.runs import dashboard, model, pause, report, resume, rollback, runs, start, stop, watch
 from lycia.cli.telling import fail
+from lycia.cli.upkeep import backup, restore, scrub
 from lycia.errors import LyciaError
 
 app = typer.Typer(
@@ -17,8 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo, simulate, data, serve, invite, join, nodes, revoke, start, runs, watch, pause, resume, stop, dashboard, model,
-    report,
+    demo, simulate, data, serve, invite, join, nodes, revoke, start, runs, watch, pause, resume, stop, rollback,
+    dashboard, model, report, scrub, backup, restore,
 ):  # fmt: skip
     app.command()(command)
 

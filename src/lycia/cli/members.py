@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 
 from lycia import config
-from lycia.cli.options import AsJson, Home, On
-from lycia.cli.reaching import checked, operator
+from lycia.cli.options import AsJson, Home, Kept, LogFormat, On
+from lycia.cli.reaching import checked, host_and_port, operator
 from lycia.cli.telling import err, need, out, print_json, table_of
 
 _DATA = "A table (CSV, TSV, Parquet), a folder, FILE.npz, FILE.py:FUNCTION, or a name in the app's population."
@@ -26,10 +26,34 @@ def serve(
             min=3, help="Seconds without a sign of life, of which nodes give one every two, until one is lost."
         ),
     ] = 10.0,
+    database: Kept = None,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for what is arriving, when it is told to stop.")] = 30.0,
+    keep_rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many of a run's newest rounds to keep, for `rollback` and `model`; the first and the best stay.  "
+            "[default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    node_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Megabytes a second to and from each node.  [default: no cap]", show_default=False
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT where Prometheus finds /metrics, without TLS.  [default: nowhere]", show_default=False
+        ),
+    ] = None,
+    log_format: LogFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a coordinator. Its certificate and the operator's key are made on first use."""
-    need("server", "uvicorn", "starlette", "sqlalchemy")
+    need("server", "uvicorn", "starlette", "sqlalchemy", "alembic", *(["prometheus_client"] if metrics else []))
     from lycia.deployment.coordinator.server import Settings
     from lycia.deployment.coordinator.server import serve as serve_coordinator
     from lycia.deployment.wire import InviteMessage
@@ -44,7 +68,11 @@ def serve(
             out.print(f"{told}\ninvite nodes with: lycia invite NAME", soft_wrap=True)
 
     reached_by = checked(InviteMessage, name="anybody", url=url or None).url or ""
-    serve_coordinator(Settings(folder, host, port, reached_by.rstrip("/"), silence), ready)
+    settings = Settings(
+        folder, host, port, reached_by.rstrip("/"), silence, database or "", grace, keep_rounds,
+        host_and_port(metrics) if metrics else None, log_format, node_rate,
+    )  # fmt: skip
+    serve_coordinator(settings, ready)
 
 
 def invite(
@@ -77,22 +105,31 @@ def join(
     home: Annotated[
         Path | None, typer.Option(help="The node's folder.  [default: $LYCIA_HOME/nodes/NAME]", show_default=False)
     ] = None,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for what is in hand, when it is told to stop.")] = 60.0,
+    log_format: LogFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Enrol this machine as a node, and serve until interrupted. Joining again with the same folder goes on."""
+    import structlog
+
     from lycia.deployment.identity import Invitation
+    from lycia.deployment.logs import format_for, write_logs
     from lycia.deployment.node.agent import join as join_federation
     from lycia.runtime.beginning import versions
 
-    known = Invitation.from_text(invitation)
+    known, how = Invitation.from_text(invitation), format_for(log_format)
+    write_logs(how)
+    log = structlog.get_logger()
 
     def note(text: str) -> None:
         if as_json:
             print_json({"node": known.name, "says": text})
+        elif how == "json":
+            log.info(text, node=known.name)
         else:
             err.print(f"{known.name}: {text}", markup=False, soft_wrap=True)
 
-    join_federation(known, app_file, data, home or config.node_home(known.name), versions(), note)
+    join_federation(known, app_file, data, home or config.node_home(known.name), versions(), note, grace)
 
 
 def nodes(home: Home = None, on: On = None, as_json: AsJson = False) -> None:

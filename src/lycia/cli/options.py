@@ -1,7 +1,7 @@
 """Options and arguments that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,20 @@ Home = Annotated[
     Path | None,
     typer.Option("--home", help="The coordinator's folder.  [default: $LYCIA_HOME/coordinator]", show_default=False),
 ]
+Kept = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        help="The coordinator's database, such as postgresql://USER@HOST/NAME; best without the password, which is "
+        "found in PGPASSWORD or ~/.pgpass.  [default: the one that was used before, or a SQLite file in its folder]",
+        show_default=False,
+    ),
+]
 On = Annotated[str | None, typer.Option("--on", help="The coordinator's URL, where the operator knows several.")]
+LogFormat = Annotated[
+    Literal["json", "text"] | None,
+    typer.Option(help="How to write logs.  [default: text on a terminal, json elsewhere]", show_default=False),
+]
 RunName = Annotated[str, typer.Argument(help="A run's id, an unmistakable beginning of it, or 'latest'.")]
 Observe = Annotated[
     list[str] | None,

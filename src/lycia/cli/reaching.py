@@ -63,6 +63,26 @@ def checked(kind: Any, **values: Any) -> Any:
         ) from None
 
 
+def host_and_port(text: str) -> tuple[str, int]:
+    """An address to listen on.
+
+    Raises: AccessError, if it is none.
+    Example:
+      >>> host_and_port("127.0.0.1:9464"), host_and_port("[::1]:9464")
+      (('127.0.0.1', 9464), ('::1', 9464))
+    """
+    from lycia.errors import AccessError
+
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise AccessError(
+            f"{text!r} is no address to listen on.",
+            why="it takes a host and a port, as in 127.0.0.1:9464.",
+            do="correct it.",
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def leave_as(state: str) -> None:
     """Go on if the run has finished, and leave with its exit status if it has not."""
     if state in UNFINISHED:

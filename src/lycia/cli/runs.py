@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,9 @@ from rich.markup import escape
 from lycia.cli.options import AppFile, AsJson, Home, Observe, On, PerNode, RunName
 from lycia.cli.reaching import follow_run, operator, report_into, simulated_folder, summary_of, trackers_of
 from lycia.cli.telling import err, out, print_json, table_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def start(
@@ -85,10 +88,27 @@ def stop(run: RunName, home: Home = None, on: On = None, as_json: AsJson = False
     _turn(run, "stop", home, on, as_json)
 
 
-def _turn(run: str, how: str, home: Path | None, on: str | None, as_json: bool) -> None:
+def rollback(
+    run: RunName,
+    round_number: Annotated[
+        int, typer.Argument(metavar="ROUND", min=0, help="After so many rounds; 0 is before the first.")
+    ],
+    home: Home = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a run back to what it was after ROUND rounds, and pause it there. What came after is kept as undone."""
+    from lycia.deployment.wire import RollbackMessage
+
+    _turn(run, "rollback", home, on, as_json, RollbackMessage(round=round_number))
+
+
+def _turn(
+    run: str, how: str, home: Path | None, on: str | None, as_json: bool, message: "BaseModel | None" = None
+) -> None:
     from lycia.deployment.operator import run_door
 
-    said = operator(home, on).post(run_door(run, how))
+    said = operator(home, on).post(run_door(run, how), message)
     if as_json:
         print_json(said)
     else:

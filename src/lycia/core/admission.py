@@ -10,9 +10,9 @@ from lycia.core.layout import Layout
 from lycia.core.messages import Updates
 from lycia.core.parts import Extra
 from lycia.core.plan import Plan
+from lycia.core.space import blocks
 
 _LARGEST_EXTRA = float(np.finfo(np.float32).max)  # so that no sum of extras leaves float64
-_BLOCK = 1 << 16  # columns at a time, so that a mapped file never has to fit into memory
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def row_norms(rows: np.ndarray) -> np.ndarray:
     """
     squares = np.zeros(len(rows))
     with np.errstate(over="ignore", invalid="ignore"):
-        for index, row in enumerate(rows):  # row by row: the sum of one must not depend on the others
-            for start in range(0, len(row), _BLOCK):
-                squares[index] += np.square(row[start : start + _BLOCK], dtype=np.float64).sum()
+        for index in range(len(rows)):  # row by row: the sum of one must not depend on the others
+            for block in blocks(rows.shape[1]):
+                squares[index] += np.square(rows[index, block], dtype=np.float64).sum()
     return np.where(np.isfinite(squares), np.sqrt(squares), np.inf)
 
 

@@ -27,10 +27,10 @@ from lycia.core.round import (
     still_training,
     view,
 )
+from lycia.core.space import BLOCK, MEMORY, Space, blocks
 
 _LARGEST_FIGURE = 1e200  # a metric up to here, and down to its inverse, can be multiplied by a weight and added up
 _ANSWERED = 32  # tasks of which it is remembered who was heard: some rounds, each with a measurement
-_BLOCK = 1 << 16  # columns at a time: a block of float64 stays in the cache, and a mapped file never fills the memory
 
 Kept = Callable[[str], Updates | Summed]
 """handle → what was kept under it: a block of one update, or a sum."""
@@ -72,18 +72,20 @@ def participation_weights(counts: Sequence[int]) -> np.ndarray:
     return np.asarray(rates.min() / rates)
 
 
-def close(run: Run, carried: Carried, current: Round, kept: Kept) -> Carried:
-    """The next model, and all that the next round needs.
+def close(run: Run, carried: Carried, current: Round, kept: Kept, space: Space = MEMORY) -> Carried:
+    """The next model, and all that the next round needs. Whatever is as large as the model lies in `space`.
 
     A function of the record alone: the plan, the model, and the accepted updates. Not of the order in which they came,
     the blocks they came in, or who added them up.
+
+    Raises: StorageError, if `space` has no room.
     """
     plan, layout, updates = run.plan, run.layout, accepted(run, carried, current)
     weights = np.array([update.weight for update in updates])
     divisor = plan.aggregator.divisor(weights)
     rows = _Rows(updates, lambda handle: _open(run, carried, current, kept(handle)))
-    trained, server = _step(run, carried, _means(run, carried, current, rows, weights, divisor))
-    combined = {extra.name: _combine(extra, rows) for extra in admission.extras(layout, plan)} if updates else {}
+    trained, server = _step(run, carried, _means(run, carried, current, rows, weights, divisor, space), space)
+    combined = {extra.name: _combine(extra, rows, space) for extra in admission.extras(layout, plan)} if updates else {}
     statistics = carried.model.statistics
     if "statistics" in combined:
         statistics = _step_statistics(layout, statistics, combined.pop("statistics"))
@@ -127,7 +129,7 @@ def _refused_norms(current: Round) -> list[float | None]:
 
 def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     """What is carried on after the round's measurements: task numbers, the best figure, and whether the run is over."""
-    again = current.opened.attempt + 1 if missed(current) else 0
+    again = current.opened.attempt + 1 if missed(current) else carried.first_attempt
     carried = replace(
         carried, task=carried.task + len(current.tasks), attempt=again, answered=_answered(carried, current)
     )  # fmt: skip
@@ -225,31 +227,33 @@ def _open(run: Run, carried: Carried, current: Round, item: Updates | Summed) ->
 
 
 def _step(
-    run: Run, carried: Carried, means: Iterator[tuple[slice, np.ndarray]]
+    run: Run, carried: Carried, means: Iterator[tuple[slice, np.ndarray]], space: Space
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The server's step, block by block: it works coordinate by coordinate, so no whole mean need ever be there."""
     slots = slots_of(carried, "server")
-    trained, moved = np.empty_like(carried.model.trained), {name: np.empty_like(array) for name, array in slots.items()}
+    before = carried.model.trained
+    trained = space.empty(len(before), before.dtype)
+    moved = {name: space.empty(len(array), array.dtype) for name, array in slots.items()}
     for block, mean in means:
         own = {name: array[block] for name, array in slots.items()}
-        trained[block], stepped = run.plan.server.step(carried.model.trained[block], mean, own)
+        trained[block], stepped = run.plan.server.step(before[block], mean, own)
         for name, array in stepped.items():
             moved[name][block] = array
     return trained, moved
 
 
 def _means(
-    run: Run, carried: Carried, current: Round, rows: _Rows, weights: np.ndarray, divisor: float
+    run: Run, carried: Carried, current: Round, rows: _Rows, weights: np.ndarray, divisor: float, space: Space
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The mean update in column blocks, as float32."""
     plan, size, grid = run.plan, run.layout.size("trained"), _grid(run, current, rows)
     whole = (
-        _undo(run, carried, current, _total(run, grid, rows))
+        _undo(run, carried, current, _total(run, grid, rows, space))
         if plan.stages and plan.aggregator.shape == "sum"
         else None
     )
-    room = Room(_BLOCK)
-    for block in _blocks(size):
+    room = Room(BLOCK)
+    for block in blocks(size):
         mean = np.zeros(block.stop - block.start, np.float32)
         if plan.aggregator.shape == "coordinate":
             if rows.updates:
@@ -273,7 +277,7 @@ def _sum(grid: Grid, rows: _Rows, block: slice, room: Room) -> np.ndarray:
     return values
 
 
-def _total(run: Run, grid: Grid, rows: _Rows) -> Total:
+def _total(run: Run, grid: Grid, rows: _Rows, space: Space) -> Total:
     """The whole sum, for the stages that undo their work on it."""
     size, masking = run.layout.size("trained"), run.plan.masking
     weight, survivors = (
@@ -281,12 +285,14 @@ def _total(run: Run, grid: Grid, rows: _Rows) -> Total:
         tuple(update.node for update in rows.updates),
     )
     if masking and masking.words:
-        words = np.zeros(size, masking.words)
-        for _, item in rows.singles:
-            words += item.delta[0]  # unsigned: wraps, as masks are meant to
+        words = space.empty(size, masking.words)
+        for block in blocks(size):
+            words[block] = 0
+            for _, item in rows.singles:
+                words[block] += item.delta[0, block]  # unsigned: wraps, as masks are meant to
         return Total(words, grid, weight, survivors)
-    values, room = np.empty(size, np.int64), Room(_BLOCK)
-    for block in _blocks(size):
+    values, room = space.empty(size, np.int64), Room(BLOCK)
+    for block in blocks(size):
         values[block] = _sum(grid, rows, block, room)
     return Total(values, grid, weight, survivors)
 
@@ -297,14 +303,17 @@ def _undo(run: Run, carried: Carried, current: Round, total: Total) -> Total:
     return total
 
 
-def _combine(extra: Extra, rows: _Rows) -> np.ndarray:
+def _combine(extra: Extra, rows: _Rows, space: Space) -> np.ndarray:
     weights = [update.weight if extra.combine == "weighted" else 1.0 for update in rows.updates]
     reach = math.fsum(weight * update.reach[extra.name] for weight, update in zip(weights, rows.updates, strict=True))
-    grid, total = Grid.covering(reach), np.zeros(extra.size, np.int64)
-    for weight, (_, item) in zip(weights, rows.singles, strict=True):
-        total += grid.to_grid(item.extra[extra.name][0].astype(np.float64) * weight)
+    grid, combined = Grid.covering(reach), space.empty(extra.size, extra.dtype)
     by = {"sum": 1.0, "mean": float(len(weights)), "weighted": math.fsum(weights)}[extra.combine]
-    return (grid.to_float(total) / by if by > 0 else np.zeros(extra.size)).astype(extra.dtype)
+    for block in blocks(extra.size):
+        total = np.zeros(block.stop - block.start, np.int64)
+        for weight, (_, item) in zip(weights, rows.singles, strict=True):
+            total += grid.to_grid(item.extra[extra.name][0, block].astype(np.float64) * weight)
+        combined[block] = grid.to_float(total) / by if by > 0 else 0.0
+    return combined
 
 
 def _step_statistics(layout: Layout, statistics: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -318,10 +327,6 @@ def _step_statistics(layout: Layout, statistics: np.ndarray, change: np.ndarray)
 
 def _is_buffered(run: Run) -> bool:
     return isinstance(run.plan.schedule, Buffered)
-
-
-def _blocks(size: int) -> list[slice]:
-    return [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]
 
 
 def _count(before: Mapping[str, int], updates: list[Accepted]) -> dict[str, int]:

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from lycia.core import tensorfile
-from lycia.core.tensorfile import Tensor
+from lycia.core.space import BLOCK, MEMORY, Space, blocks, is_large
+from lycia.core.tensorfile import ITEM_BYTES, Stored, Tensor
 from lycia.errors import LayoutError
 
 Segment = Literal["trained", "statistics", "frozen", "local"]
@@ -183,16 +184,16 @@ class Layout:
                 do="take the file again from its source, or make it anew with this version.",
             ) from None
 
-    def model(self, arrays: Mapping[str, np.ndarray]) -> Model:
+    def model(self, arrays: Mapping[str, np.ndarray], space: Space = MEMORY) -> Model:
         """The model that holds `arrays`: leaf by leaf in the segments' arithmetic, the frozen ones as they are.
 
         Raises: LayoutError, naming every array that is missing, unknown, or of another shape or kind.
         """
         self.check({name: (array.shape, array.dtype.name) for name, array in arrays.items()})
         return Model(
-            self._vector("trained", arrays, np.float32),
-            self._vector("statistics", arrays, np.float64),
-            self._vector("local", arrays, np.float32),
+            self._vector("trained", arrays, np.float32, space),
+            self._vector("statistics", arrays, np.float64, space),
+            self._vector("local", arrays, np.float32, space),
             {leaf.name: np.asarray(arrays[leaf.name]) for leaf in self.leaves if leaf.segment == "frozen"},
         )
 
@@ -209,26 +210,52 @@ class Layout:
                 by_name[leaf.name] = narrow(vectors[segment][place], leaf.dtype).reshape(leaf.shape)
         return {name: by_name[leaf.name] for leaf in self.leaves for name in (leaf.name, *leaf.aliases)}
 
-    def as_sent(self, model: Model) -> Model:
+    def as_sent(self, model: Model, space: Space = MEMORY) -> Model:
         """The model as it comes out at the other end of a wire: rounded to its storage dtypes."""
         return Model(
-            self.round_trip("trained", model.trained), self.round_trip("statistics", model.statistics),
-            self.round_trip("local", model.local), model.frozen,
-        )  # fmt: skip
+            self.round_trip("trained", model.trained, space=space),
+            self.round_trip("statistics", model.statistics, space=space),
+            self.round_trip("local", model.local, space=space),
+            model.frozen,
+        )
 
-    def round_trip(self, segment: Segment, rows: np.ndarray, *, update: bool = False) -> np.ndarray:
+    def round_trip(
+        self, segment: Segment, rows: np.ndarray, *, update: bool = False, space: Space = MEMORY
+    ) -> np.ndarray:
         """`rows` rounded to what their leaves can store; the same object where nothing is lost.
 
         Shapes: rows (..., size of the segment); returns the same.
         """
+        lossy = {name for name, _, _ in self._lossy(segment, rows, update=update)}
+        if not lossy:
+            return rows
+        out = space.empty(rows.size, rows.dtype).reshape(rows.shape)
+        for leaf, place in self.places(segment):
+            if leaf.name not in lossy:
+                for columns in _within(place):
+                    out[..., columns] = rows[..., columns]
+        for _, dtype, columns in self._lossy(segment, rows, update=update):
+            out[..., columns] = widen(narrow(rows[..., columns], dtype), dtype)
+        return out
+
+    def is_exact(self, segment: Segment, vector: np.ndarray) -> bool:
+        """Whether the leaves of the segment can store `vector` and no bit of it is lost."""
+        return all(
+            np.array_equal(
+                widen(narrow(vector[columns], dtype), dtype).astype(vector.dtype).view(np.uint8),
+                np.ascontiguousarray(vector[columns]).view(np.uint8),
+            )
+            for _, dtype, columns in self._lossy(segment, vector)
+        )
+
+    def _lossy(self, segment: Segment, rows: np.ndarray, *, update: bool = False) -> Iterator[tuple[str, str, slice]]:
+        """(leaf, dtype, columns) of whatever may lose something when it is stored, a block at a time."""
         lossless = "float64" if rows.dtype == np.float64 else "float32"
-        out = rows
         for leaf, place in self.places(segment):
             dtype = leaf.sent_dtype if update else leaf.dtype
             if dtype not in (lossless, "float64"):
-                out = rows.copy() if out is rows else out
-                out[..., place] = widen(narrow(rows[..., place], dtype), dtype)
-        return out
+                for columns in _within(place):
+                    yield leaf.name, dtype, columns
 
     def check_model(self, model: Model) -> None:
         """Do nothing if `model` has this layout's sizes.
@@ -273,11 +300,17 @@ class Layout:
         for name in sorted(found.keys() - {leaf.name for leaf in self.leaves} - aliases):
             yield f"{name!r} is not part of the model"
 
-    def tensors(self, model: Model, segments: Iterable[Segment] = SEGMENTS) -> dict[str, Tensor]:
+    def tensors(self, model: Model, segments: Iterable[Segment] = SEGMENTS) -> dict[str, Stored]:
         """The model's leaves as they stand in a file, in layout order."""
-        arrays, wanted = self.arrays(model), set(segments)
+        self.check_model(model)
+        wanted = set(segments)
+        values: dict[str, np.ndarray] = {name: array.reshape(-1) for name, array in model.frozen.items()}
+        for segment, vector in (("trained", model.trained), ("statistics", model.statistics), ("local", model.local)):
+            values |= {leaf.name: vector[place] for leaf, place in self.places(segment)}  # type: ignore[arg-type]
         return {
-            leaf.name: Tensor(leaf.dtype, leaf.shape, Tensor.of(arrays[leaf.name]).data)
+            leaf.name: Tensor(leaf.dtype, leaf.shape, Tensor.of(values[leaf.name]).data)
+            if leaf.segment == "frozen"
+            else stored(values[leaf.name], leaf.dtype, leaf.shape)
             for leaf in self.leaves
             if leaf.segment in wanted
         }
@@ -286,20 +319,67 @@ class Layout:
         """The pieces of a checkpoint: a safetensors file with all four segments, the layout in its header."""
         return tensorfile.write(self.tensors(model), {**(metadata or {}), _METADATA: self.to_json()})
 
-    def _vector(self, segment: Segment, arrays: Mapping[str, np.ndarray], dtype: type) -> np.ndarray:
-        vector: np.ndarray = np.zeros(self.size(segment), dtype)
+    def _vector(
+        self, segment: Segment, arrays: Mapping[str, np.ndarray], dtype: type, space: Space = MEMORY
+    ) -> np.ndarray:
+        vector = space.empty(self.size(segment), dtype)
         for leaf, place in self.places(segment):
-            vector[place] = widen(np.asarray(arrays[leaf.name]).reshape(-1), leaf.dtype)
+            values = np.asarray(arrays[leaf.name]).reshape(-1)
+            for columns in blocks(leaf.size):
+                vector[place][columns] = widen(values[columns], leaf.dtype)
         return vector
 
 
-def read_checkpoint(file: bytes | memoryview) -> tuple[Layout, Model, dict[str, str]]:
+@dataclass(frozen=True)
+class Narrowed:
+    """A tensor that takes on its storage dtype as it is written: it never stands in memory as a whole."""
+
+    values: np.ndarray
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it has in its storage dtype."""
+        return self.values.size * ITEM_BYTES[self.dtype]
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes, in order."""
+        return (Tensor.of(narrow(self.values[columns], self.dtype)).data for columns in blocks(self.values.size))
+
+
+def stored(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Stored:
+    """The tensor of float `values` in the storage dtype.
+
+    Shapes: values (size,), of as many numbers as `shape` has.
+    """
+    if values.dtype.name != dtype and values.size > BLOCK:
+        return Narrowed(values, dtype, shape)
+    return Tensor(dtype, shape, Tensor.of(narrow(values, dtype)).data)
+
+
+def read_checkpoint(file: bytes | memoryview, space: Space = MEMORY) -> tuple[Layout, Model, dict[str, str]]:
     """The layout, the model and the further metadata of a checkpoint.
 
     Raises:
       TensorFileError: if the bytes are not a sound file.
       LayoutError: if the file has no layout, or its tensors are not those of its layout.
     """
+    layout, tensors, metadata = _checkpoint(file)
+    return layout, read_model(layout, tensors, space), metadata
+
+
+def checkpoint_layout(file: bytes | memoryview) -> Layout:
+    """The layout of a checkpoint whose tensors fit it; none of them is read.
+
+    Raises: as `read_checkpoint`.
+    """
+    layout, tensors, _ = _checkpoint(file)
+    _check_tensors(layout, tensors)
+    return layout
+
+
+def _checkpoint(file: bytes | memoryview) -> tuple[Layout, dict[str, Tensor], dict[str, str]]:
     tensors, metadata = tensorfile.read(file)
     text = metadata.pop(_METADATA, None)
     if text is None:
@@ -308,17 +388,38 @@ def read_checkpoint(file: bytes | memoryview) -> tuple[Layout, Model, dict[str, 
             why="it is a safetensors file, but not one that this package wrote.",
             do="read its tensors with the safetensors library, and pass them to Layout.of(…).model(…).",
         )
-    layout = Layout.from_json(text)
-    return layout, read_model(layout, tensors), metadata
+    return Layout.from_json(text), tensors, metadata
 
 
-def read_model(layout: Layout, tensors: Mapping[str, Tensor]) -> Model:
-    """The model that `tensors` hold.
+def read_model(layout: Layout, tensors: Mapping[str, Tensor], space: Space = MEMORY) -> Model:
+    """The model that `tensors` hold. Large segments are views of their file, where they lie in it as they are.
 
     Raises: LayoutError, naming every tensor that does not fit.
     """
+    _check_tensors(layout, tensors)
+    arrays = {name: tensor.array() for name, tensor in tensors.items()}
+
+    def vector(segment: Segment, dtype: type) -> np.ndarray:
+        view = one_piece(layout, segment, tensors)
+        return layout._vector(segment, arrays, dtype, space) if view is None else view
+
+    return Model(
+        vector("trained", np.float32),
+        layout._vector("statistics", arrays, np.float64, space),
+        vector("local", np.float32),
+        {leaf.name: arrays[leaf.name] for leaf in layout.leaves if leaf.segment == "frozen"},
+    )
+
+
+def one_piece(layout: Layout, segment: Segment, tensors: Mapping[str, Tensor]) -> np.ndarray | None:
+    """The vector of a large segment as it lies in a file; None where it is small, or does not lie there as it is."""
+    if not is_large(4 * layout.size(segment)):
+        return None
+    return tensorfile.one_piece([tensors[leaf.name] for leaf, _ in layout.places(segment)])
+
+
+def _check_tensors(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     layout.check({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
-    return layout.model({name: tensor.array() for name, tensor in tensors.items()})
 
 
 def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -342,6 +443,11 @@ def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16" and stored.dtype == np.uint16:
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored
+
+
+def _within(place: slice) -> Iterator[slice]:
+    """The columns of a place, a block at a time."""
+    return (slice(place.start + part.start, place.start + part.stop) for part in blocks(place.stop - place.start))
 
 
 def _fits(dtype: str, leaf: Leaf) -> bool:

@@ -39,6 +39,8 @@ class Ask:
       grid: the grid of the sum, where the bound fixes it beforehand.
       weight_cap: the largest weight that is admitted.
       deadline_s: seconds after which an answer is late.
+      undone: (round, task) of each time that the run was rolled back: what a node did in that round or a later one, for
+        a task below that number, does not count any more.
     """
 
     run: str
@@ -55,6 +57,7 @@ class Ask:
     grid: Grid | None = None
     weight_cap: float = float("inf")
     deadline_s: float = float("inf")
+    undone: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Updates:
     """Nodes → server: a block of updates, one row a node. A real node sends a block of one.
 
     Shapes:
-      delta: (nodes, size) float32; local parameters minus the parameters asked with.
+      delta: (nodes, size) float32; local parameters minus the parameters asked with. A large one that was sent in a
+        narrower dtype is a `lycia.core.columns.Columns`, which is read as an array is, until a stage works on it.
       weight: (nodes,) what each node says it counts, in examples.
       extra: name → (nodes, k), as the parts that send them declare.
       metrics: name → (nodes,) what each node measured while it trained.

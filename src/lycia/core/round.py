@@ -25,6 +25,7 @@ from lycia.core.messages import (
 )  # fmt: skip
 from lycia.core.parts import Arrays, Part, Roster, ServerView, Stage
 from lycia.core.plan import CAPACITY, Buffered, Plan, share
+from lycia.core.space import MEMORY, Space, blocks
 from lycia.errors import JournalError, PlanError, SelectionError
 
 CLOSE = "close"
@@ -54,9 +55,12 @@ class Carried:
       best, since_best: the best figure of the plan's stop metric, and how many measurements ago it was.
       inflight: tasks of a buffered run that were asked and not heard: number → (node, version).
       participation: how often each node was heard, in a buffered run.
-      attempt: how many attempts at the next round have missed their quorum.
+      attempt: the number of the next attempt at the next round.
       finished: why there are no more rounds of training; "" while there are.
       over: there is nothing left to do, the epilogue included.
+      first_attempt: the number of every round's first attempt: 0, until the run is rolled back; then it grows, so that
+        no (round, attempt) ever comes twice.
+      undone: as in `Ask`.
       answered: task → who was heard, of the last rounds: whoever did not learn of it, and sends its answer again when
         its round is over, was taken all the same.
     """
@@ -73,6 +77,8 @@ class Carried:
     finished: str = ""
     over: bool = False
     attempt: int = 0
+    first_attempt: int = 0
+    undone: tuple[tuple[int, int], ...] = ()
     answered: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -151,11 +157,13 @@ class Done:
 Step = Asked | Settled | Ended | Wait | Close | Done
 
 
-def first(run: Run, model: Model) -> Carried:
+def first(run: Run, model: Model, space: Space = MEMORY) -> Carried:
     """What a run carries into its first round."""
-    plan, slots = run.plan, {}
-    for name, array in plan.server.slots(run.layout.size("trained")).items():
-        slots[f"server/{name}"] = array
+    plan, size = run.plan, run.layout.size("trained")
+    slots = {f"server/{name}": space.empty(size, array.dtype) for name, array in plan.server.slots(0).items()}
+    for block in blocks(size):  # an optimizer works coordinate by coordinate, so any split gives the same
+        for name, array in plan.server.slots(block.stop - block.start).items():
+            slots[f"server/{name}"][block] = array
     for index, part in enumerate(plan.parts):
         for name, array in part.slots(run.layout).items():
             slots[f"{index}/{name}"] = array
@@ -270,7 +278,7 @@ def next_step(run: Run, carried: Carried, current: Round, roster: Roster, now_s:
     return Wait(deadline_s)
 
 
-def ask(run: Run, carried: Carried, current: Round, asked: Asked) -> Ask:
+def ask(run: Run, carried: Carried, current: Round, asked: Asked, space: Space = MEMORY) -> Ask:
     """What the nodes are sent, as it follows from the decision that was written down."""
     plan, exchange, opened = run.plan, asked.exchange, current.opened
     arrays: dict[str, np.ndarray] = {}
@@ -284,8 +292,9 @@ def ask(run: Run, carried: Carried, current: Round, asked: Asked) -> Ask:
         needs_model = needs_model or exchange in part.with_model
     return Ask(
         run.id, plan.digest, carried.round, opened.attempt, asked.task, exchange, asked.nodes,
-        run.layout.as_sent(model_of(carried, current)) if needs_model else None, arrays, each, opened.norm_bound,
+        run.layout.as_sent(model_of(carried, current), space) if needs_model else None, arrays, each, opened.norm_bound,
         grid_of(run, current) if exchange == TRAIN else None, plan.rules.weight_cap, plan.rules.deadline_s,
+        carried.undone,
     )  # fmt: skip
 
 
@@ -295,13 +304,13 @@ def model_of(carried: Carried, current: Round) -> Model:
     return normalising.described(carried.model, bodies) if bodies else carried.model
 
 
-def outstanding(run: Run, carried: Carried, current: Round) -> list[Ask]:
+def outstanding(run: Run, carried: Carried, current: Round, space: Space = MEMORY) -> list[Ask]:
     """What must be asked again after a restart: the open asks of this exchange, for those who have not answered."""
     if not current.program:
         return []
     waiting = set(current.waiting(current.program[0]))
     return [
-        ask(run, carried, current, Asked(task.asked_s, number, task.exchange, still))
+        ask(run, carried, current, Asked(task.asked_s, number, task.exchange, still), space)
         for number, task in current.tasks.items()
         if task.exchange == current.program[0] and (still := tuple(node for node in task.nodes if node in waiting))
     ]
@@ -314,7 +323,17 @@ def in_flight(run: Run, carried: Carried, events: Iterable[Event]) -> list[Ask]:
     """
     done = {event.task for event in events if isinstance(event, (Heard, Dropped))}
     return [
-        Ask(run.id, run.plan.digest, version, 0, number, TRAIN, (node,), deadline_s=run.plan.rules.deadline_s)
+        Ask(
+            run.id,
+            run.plan.digest,
+            version,
+            0,
+            number,
+            TRAIN,
+            (node,),
+            deadline_s=run.plan.rules.deadline_s,
+            undone=carried.undone,
+        )
         for number, (node, version) in carried.inflight.items()
         if number not in done
     ]
@@ -352,6 +371,7 @@ def arrive(run: Run, carried: Carried, current: Round, updates: Updates) -> Upda
     """A block as it was before the stages that are undone for each update."""
     for index, part in reversed(list(enumerate(run.plan.parts))):
         if isinstance(part, Stage) and part.undone == "on_arrival":
+            updates = replace(updates, delta=np.asarray(updates.delta))
             updates = part.on_arrival(updates, view(run, carried, current, index))
     return updates
 
@@ -401,8 +421,20 @@ def _exchange_of(current: Round, number: int) -> str:
     return current.tasks[number].exchange if number in current.tasks else TRAIN
 
 
+def most_asked(plan: Plan, population: int) -> int:
+    """How many updates a round may bring, with so many nodes to choose from."""
+    if isinstance(plan.schedule, Buffered):
+        return plan.schedule.size + plan.schedule.concurrency
+    candidates = plan.selector.candidates(_goal_of(plan, population))
+    return min(share(plan.over_selection, candidates), max(population, candidates))
+
+
+def _goal_of(plan: Plan, population: int) -> int:
+    return min(plan.selector.goal(population), population)
+
+
 def _goal(plan: Plan, current: Round) -> int:
-    return min(plan.selector.goal(current.opened.population), current.opened.population)
+    return _goal_of(plan, current.opened.population)
 
 
 def _wanted(plan: Plan, current: Round) -> int:

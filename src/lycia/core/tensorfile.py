@@ -8,8 +8,9 @@ Source: the format description of safetensors 0.4, https://github.com/huggingfac
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -30,7 +31,25 @@ _TO_FILE = {
 _FROM_FILE = {code: name for name, code in _TO_FILE.items()}
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 _MOST_AXES = 32
+_PIECE_BYTES = 1 << 20  # so that whoever writes a file holds no more of it than that
 _METADATA = "__metadata__"
+
+
+class Stored(Protocol):
+    """What can be written into a file: a tensor, or something that becomes one as it is written."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,13 +57,19 @@ class Tensor:
     """One named tensor: what it is, and its raw bytes in C order, little endian.
 
     Attributes:
-      start: where they begin in the file that they were read from.
+      start: where they begin in `file`, from which they were read; None for those that were not.
     """
 
     dtype: str
     shape: tuple[int, ...]
     data: memoryview
     start: int = 0
+    file: memoryview | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it has."""
+        return self.data.nbytes
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Tensor":
@@ -59,8 +84,28 @@ class Tensor:
         dtype = np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype).newbyteorder("<")
         return np.frombuffer(self.data, dtype).reshape(self.shape)
 
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes, in order."""
+        return cut(self.data)
 
-def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+
+def cut(data: memoryview) -> Iterator[memoryview]:
+    """The bytes in pieces of a size that is no burden to anybody."""
+    return (data[start : start + _PIECE_BYTES] for start in range(0, data.nbytes, _PIECE_BYTES))
+
+
+def one_piece(tensors: Sequence[Tensor]) -> np.ndarray | None:
+    """The tensors of one file as one float32 vector without a copy, where they lie there one behind the other."""
+    end = tensors[0].start if tensors else 0
+    for tensor in tensors:
+        if tensor.dtype != "float32" or tensor.start != end or end % 4 or tensor.file is not tensors[0].file:
+            return None
+        end += tensor.nbytes
+    file = tensors[0].file if tensors else None
+    return None if file is None else np.frombuffer(file, np.float32, (end - tensors[0].start) // 4, tensors[0].start)
+
+
+def write(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """The pieces of a file, in order; joined, or written one by one, they are the file.
 
     Raises: TensorFileError, if a dtype or a name is not one that a file can hold.
@@ -80,17 +125,17 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterato
                 why=f"names are text, and {_METADATA!r} is where a file keeps its metadata.",
                 do="rename the tensor.",
             )
-        end = offset + tensor.data.nbytes
+        end = offset + tensor.nbytes
         header[name] = {"dtype": _TO_FILE[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data begins at a multiple of eight, so that it can be mapped as numbers
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        yield tensor.data
+        yield from tensor.pieces()
 
 
-def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def to_bytes(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
     """The whole file in one piece."""
     return b"".join(write(tensors, metadata))
 
@@ -114,7 +159,7 @@ def read(file: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, entry in header.items():
         begin, end = _place(name, entry, view.nbytes - body)
         dtype, shape = _kind(name, entry, end - begin)
-        tensors[name] = Tensor(dtype, shape, view[body + begin : body + end], body + begin)
+        tensors[name] = Tensor(dtype, shape, view[body + begin : body + end], body + begin, view)
         places.append((begin, end, name))
     _check_tiling(places, view.nbytes - body)
     return tensors, metadata

@@ -23,6 +23,7 @@ from lycia.core.messages import (
 )
 from lycia.core.parts import Arrays, NodeView
 from lycia.core.plan import Buffered, Plan
+from lycia.core.space import MEMORY, Space, blocks
 from lycia.core.training import DescribesFeatures, LocalTask, NodeData, Trainer
 from lycia.errors import DataError, TrainingError
 
@@ -42,14 +43,16 @@ class Node:
     secret: bytes = b""
 
 
-def work(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -> tuple[Reply, Memory]:
-    """The node's reply to `ask`, and what it remembers from now on.
+def work(
+    trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node, space: Space = MEMORY
+) -> tuple[Reply, Memory]:
+    """The node's reply to `ask`, and what it remembers from now on. An update lies in `space`.
 
     Local work that cannot be done (no examples, data that the trainer refuses) is a `Declined`, not an exception.
     """
     try:
         if ask.exchange == TRAIN:
-            return _train(trainer, plan, layout, ask, node)
+            return _train(trainer, plan, layout, ask, node, space)
         if ask.exchange in (EVALUATE, EVALUATE_BY_EVALUATOR, BASELINE):
             return _measure(trainer, plan, layout, ask, node), node.memory
         if ask.exchange == DESCRIBE:
@@ -59,7 +62,7 @@ def work(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -> 
         return Declined(ask.task, node.name, error.what), node.memory
 
 
-def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -> tuple[Reply, Memory]:
+def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node, space: Space) -> tuple[Reply, Memory]:
     if node.data.train is None:
         return Declined(ask.task, node.name, "it has no data to train on"), node.memory
     asked = _own_model(layout, _model(ask), node.memory)
@@ -69,8 +72,7 @@ def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -
     key = _key(plan, ask, node)
     result = trainer.train(LocalTask(layout, asked, node.data.train, key.at("train"), term, ask.round))
     layout.check_model(result.model)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by admission, which names the node
-        delta = result.model.trained.astype(np.float32) - asked.trained
+    delta = _difference(result.model.trained, asked.trained, space)
     sent, own[1] = rule.finish(delta, result, ask.told, own[1])
     extra = {name: array[np.newaxis] for name, array in sent.items()}
     if admission.shares_statistics(layout, plan):
@@ -82,13 +84,21 @@ def _train(trainer: Trainer, plan: Plan, layout: Layout, ask: Ask, node: Node) -
     for index, stage in enumerate(plan.stages, start=len(plan.parts) - len(plan.stages)):
         updates, own[index] = stage.on_node(updates, _view(trainer, layout, plan, ask, node, own[index], index))
     if updates.delta.dtype == np.float32:  # last of all, for what a stage makes of it must fit the wire as well
-        updates = replace(updates, delta=layout.round_trip("trained", updates.delta, update=True))
+        updates = replace(updates, delta=layout.round_trip("trained", updates.delta, update=True, space=space))
     memory = {f"{index}/{name}": array for index, arrays in own.items() for name, array in arrays.items()}
     if layout.size("local"):
         memory["local"] = result.model.local
     if layout.size("statistics") and not admission.shares_statistics(layout, plan):
         memory["statistics"] = result.model.statistics
     return updates, memory
+
+
+def _difference(after: np.ndarray, before: np.ndarray, space: Space) -> np.ndarray:
+    delta = space.empty(len(before), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by admission, which names the node
+        for block in blocks(len(before)):
+            np.subtract(after[block].astype(np.float32, copy=False), before[block], out=delta[block])
+    return delta
 
 
 def _describe(trainer: Trainer, plan: Plan, ask: Ask, node: Node) -> Reply:

@@ -43,3 +43,11 @@ def held(folder: Path, holder: str) -> Iterator[None]:
                 do="end the other one first, or give another folder with --home.",
             )
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has the folder at this moment."""
+    if not (folder / "held").exists():
+        return False
+    with (folder / "held").open("a") as file:
+        return not _is_mine(file)

@@ -83,6 +83,15 @@ class Federation:
         """SIGKILL a process and all that it started: nothing of it gets to say goodbye."""
         self.end(name, signal.SIGKILL)
 
+    def drain(self, name: str, within_s: float = 60.0) -> int:
+        """Have a process finish what it has in hand, and wait for its end; returns its exit status."""
+        process = self._processes.pop(name)
+        process.terminate()
+        status = process.wait(within_s)
+        if process.stdout is not None:
+            process.stdout.close()
+        return status
+
     def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End a process and all that it started."""
         process = self._processes.pop(name, None)

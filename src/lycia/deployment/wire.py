@@ -6,17 +6,19 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lycia import errors
 from lycia.core import tensorfile
+from lycia.core.columns import Columns
 from lycia.core.grid import Grid
-from lycia.core.layout import Layout, Model, narrow, read_model, widen
+from lycia.core.layout import Layout, Model, read_model, stored
 from lycia.core.messages import Answer, Ask, Declined, Malformed, Reply, Scores, Summed, Updates
-from lycia.core.tensorfile import Tensor
+from lycia.core.space import MEMORY, Space, is_large
+from lycia.core.tensorfile import Stored, Tensor
 from lycia.deployment.identity import COORDINATOR_URL, NODE_NAME
 from lycia.errors import LayoutError, LyciaError, StorageError, TensorFileError
 
@@ -40,7 +42,8 @@ Count = Annotated[float, Field(ge=0, le=1e15)]  # of examples; neither a NaN nor
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What a neighbouring release says beyond this one is passed over; a field that is new here has a default.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class AskMessage(_Message):
@@ -62,6 +65,7 @@ class AskMessage(_Message):
     grid: int | None = Field(ge=-1000, le=1023)
     weight_cap: float
     deadline_s: float
+    undone: list[tuple[int, int]] = Field(default_factory=list)
 
 
 class ReplyMessage(_Message):
@@ -140,6 +144,12 @@ class StartMessage(_Message):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class RollbackMessage(_Message):
+    """An operator puts a run back to what it was after so many rounds."""
+
+    round: int = Field(ge=0, le=10**9)
+
+
 class CodeMessage(_Message):
     """A browser brings the code that `lycia dashboard` gave it."""
 
@@ -203,7 +213,7 @@ def encode_ask(ask: Ask, layout: Layout, shared: Shared, node: str) -> AskMessag
         exchange=ask.exchange, model=shared.model, base=shared.base, told=shared.told,
         each=None if each is None else b64encode(each).decode(), inline=dict(shared.inline),
         norm_bound=ask.norm_bound, grid=None if ask.grid is None else ask.grid.exponent, weight_cap=ask.weight_cap,
-        deadline_s=ask.deadline_s,
+        deadline_s=ask.deadline_s, undone=list(ask.undone),
     )  # fmt: skip
 
 
@@ -213,15 +223,19 @@ def decode_ask(message: AskMessage, node: str, model: Model | None, told: Mappin
         message.run, message.plan, message.round, message.attempt, message.task, message.exchange, (node,), model, told,
         {} if message.each is None else {node: b64decode(message.each)}, message.norm_bound,
         None if message.grid is None else Grid(message.grid), message.weight_cap, message.deadline_s,
+        tuple(message.undone),
     )  # fmt: skip
 
 
-def decode_model(layout: Layout, file: bytes | memoryview, base: bytes | memoryview | None) -> Model:
+def decode_model(
+    layout: Layout, file: bytes | memoryview, base: bytes | memoryview | None, space: Space = MEMORY
+) -> Model:
     """The model in a file of `model_file` and, where it has segments that are sent once, one of `base_file`.
 
     Raises: TensorFileError, LayoutError.
     """
-    return read_model(layout, tensorfile.read(file)[0] | (tensorfile.read(base)[0] if base is not None else {}))
+    tensors = tensorfile.read(file)[0] | (tensorfile.read(base)[0] if base is not None else {})
+    return read_model(layout, tensors, space)
 
 
 def decode_told(file: bytes | memoryview) -> dict[str, np.ndarray]:
@@ -235,10 +249,10 @@ def update_file(layout: Layout, updates: Updates, run: str) -> Iterator[bytes | 
     The file says for which run, task and node it was made: it is refused anywhere else, and no two are ever the same.
     """
     row = updates.delta[0]
+    tensors: dict[str, Stored]
     if row.dtype == np.float32:
         tensors = {
-            leaf.name: Tensor(leaf.sent_dtype, leaf.shape, Tensor.of(narrow(row[place], leaf.sent_dtype)).data)
-            for leaf, place in layout.places("trained")
+            leaf.name: stored(row[place], leaf.sent_dtype, leaf.shape) for leaf, place in layout.places("trained")
         }
     else:
         tensors = {_MASKED: Tensor.of(row)}
@@ -274,16 +288,16 @@ def decode_update(
             name.removeprefix(_EXTRA): tensors.pop(name).array()[np.newaxis]
             for name in [name for name in tensors if name.startswith(_EXTRA)]
         }
-        delta = tensors[_MASKED].array() if tensors.keys() == {_MASKED} else _delta(layout, file, tensors)
+        delta = tensors[_MASKED].array()[np.newaxis] if tensors.keys() == {_MASKED} else _delta(layout, tensors)
     except (LayoutError, TensorFileError) as error:
         return Malformed(task, node, _readable(error.what))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = _readable(f"its update does not say what it counts or measured ({error!r})")
         return Malformed(task, node, reason)
-    return Updates(task, (node,), delta[np.newaxis], np.array([weight]), extra, metrics, (handle,))
+    return Updates(task, (node,), delta, np.array([weight]), extra, metrics, (handle,))
 
 
-def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tensor]) -> np.ndarray:
+def _delta(layout: Layout, tensors: Mapping[str, Tensor]) -> np.ndarray:
     leaves = [leaf for leaf, _ in layout.places("trained")]
     differences: list[str] = []
     for leaf in leaves:
@@ -301,13 +315,12 @@ def _delta(layout: Layout, file: bytes | memoryview, tensors: Mapping[str, Tenso
             why="every update of a run has the shapes of its model.",
             do="train with the same app and version as the run's operator.",
         )
-    one_piece = _one_piece(file, [tensors[leaf.name] for leaf in leaves])
+    pieces = [tensors[leaf.name] for leaf in leaves]
+    one_piece = tensorfile.one_piece(pieces)
     if one_piece is not None:
-        return one_piece
-    vector = np.zeros(layout.size("trained"), np.float32)
-    for leaf, place in layout.places("trained"):
-        vector[place] = widen(tensors[leaf.name].array().reshape(-1), leaf.sent_dtype)
-    return vector
+        return one_piece[np.newaxis]
+    columns = Columns(pieces)
+    return cast(np.ndarray, columns) if is_large(columns.nbytes) else np.asarray(columns)
 
 
 def sum_file(summed: Summed, run: str) -> Iterator[bytes | memoryview]:
@@ -347,16 +360,6 @@ def _sum(total: Tensor, said: Mapping[str, Any], handle: str) -> Summed:
     _, task, nodes = said["for"]
     weight, norm = np.array(said["weight"], np.float64), np.array(said["norm"], np.float64)
     return Summed(task, tuple(nodes), total.array(), Grid(said["grid"]), weight, norm, handle=handle)
-
-
-def _one_piece(file: bytes | memoryview, tensors: list[Tensor]) -> np.ndarray | None:
-    """The tensors as one float32 vector without a copy, where they lie one behind the other."""
-    end = tensors[0].start if tensors else 0
-    for tensor in tensors:
-        if tensor.dtype != "float32" or tensor.start != end or end % 4:
-            return None
-        end += tensor.data.nbytes
-    return np.frombuffer(file, np.float32, (end - tensors[0].start) // 4, tensors[0].start) if tensors else None
 
 
 def encode_reply(reply: Reply) -> ReplyMessage:

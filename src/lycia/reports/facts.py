@@ -131,6 +131,8 @@ class RunFacts:
       started, ended: ISO 8601 with a time zone; "" where it is not known, or not yet.
       records: one for each attempt at a round, in order.
       first_model: the digest of the model that the run began with.
+      undone: the records of rounds that do not count, since the run was rolled back to before them; each says by whom
+        and when. No figure is made of them.
     """
 
     id: str
@@ -146,6 +148,7 @@ class RunFacts:
     ended: str = ""
     records: Sequence[Mapping[str, Any]] = ()
     first_model: str = ""
+    undone: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "RunFacts":

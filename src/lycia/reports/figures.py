@@ -211,9 +211,9 @@ def turnouts(facts: RunFacts) -> tuple[Turnout, ...]:
     for by_round in states(facts).values():
         for number, state in by_round.items():
             counts.setdefault(number, Counter())[state] += 1
-    last = {current.number: current for current in facts.rounds}
+    last, times = {current.number: current for current in facts.rounds}, Counter(one.number for one in facts.rounds)
     return tuple(
-        Turnout(number, current.attempt + 1, current.missed, counts.get(number, {})) for number, current in last.items()
+        Turnout(number, times[number], current.missed, counts.get(number, {})) for number, current in last.items()
     )
 
 

@@ -99,6 +99,11 @@ def turnout_words(facts: RunFacts) -> list[str]:
     again = [row.round for row in rows if row.attempts > 1]
     if again:
         said.append(f"{count(len(again), 'round')} had to be asked again: {listing([str(n) for n in again], most=8)}.")
+    if facts.undone:
+        by = sorted({str(record.get("undone", {}).get("by", "?")) for record in facts.undone})
+        said.append(
+            f"Not shown: {count(len(facts.undone), 'attempt')} at rounds that {listing(by)} undid with a rollback."
+        )
     refused = sorted({item.node for item in figures.quarantines(facts)})
     if refused:
         said.append(f"Updates of {listing(refused)} were quarantined; none of them touched the model.")

@@ -13,6 +13,7 @@ from lycia.core import normalising
 from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model, read_checkpoint
 from lycia.core.plan import App
+from lycia.core.space import is_large
 from lycia.errors import LayoutError, NotFound
 
 
@@ -33,7 +34,7 @@ def first_model(app: App, checkpoint: str | Path | None = None) -> tuple[Layout,
             why="a run can start from a file that `lycia model` or Result.save wrote.",
             do="check the path, or leave it out to start from the app's first model.",
         )
-    found, model, _ = read_checkpoint(path.read_bytes())
+    found, model, _ = read_checkpoint(_content(path))
     if found != layout:
         shapes = {leaf.name: (leaf.shape, leaf.dtype) for leaf in found.leaves}
         differences = "; ".join(layout.differences(shapes)) or "their segments, aliases or order differ"
@@ -49,6 +50,12 @@ def first_model(app: App, checkpoint: str | Path | None = None) -> tuple[Layout,
             do="start from a model of a run that was normalised, or leave the normalisation out of the plan.",
         )
     return layout, model
+
+
+def _content(path: Path) -> bytes | memoryview:
+    """What is in a file; a large one is mapped, and read where it is looked at."""
+    large = is_large(path.stat().st_size)
+    return np.memmap(path, np.uint8, mode="r").data if large else path.read_bytes()
 
 
 def run_id(name: str) -> str:

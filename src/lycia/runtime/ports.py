@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from lycia.core.events import Event
 from lycia.core.messages import Ask, Reply, Summed, Updates
+from lycia.core.needs import Needs
 from lycia.core.parts import Roster
 from lycia.core.round import Carried, Run
 from lycia.runtime.facts import Fact
@@ -29,6 +30,13 @@ class Fleet(Protocol):
         """Who can be asked now; waits until there are `at_least` nodes.
 
         Raises: SelectionError, if there never will be.
+        """
+        ...
+
+    async def check_space(self, needs: Needs) -> None:
+        """Do nothing if there is room for the round that is about to be opened.
+
+        Raises: StorageError, which says how much is needed and how much is free; the run can go on once there is room.
         """
         ...
 
@@ -95,8 +103,11 @@ class Store(Protocol):
         """Write events at the end of the open round's journal."""
         ...
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model and write the event that says so, in one step; returns the event."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model and write the event that says so, in one step; returns what to go on with, and the event.
+
+        What it returns to go on with are the same numbers; they may lie where they were kept.
+        """
         ...
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:

@@ -16,8 +16,10 @@ from lycia.core import closing, hearing
 from lycia.core import round as rounds
 from lycia.core.events import Asked, Ended, Event, Opened, Settled
 from lycia.core.messages import TRAIN, Reply
+from lycia.core.needs import needs_of
 from lycia.core.parts import Roster
 from lycia.core.round import Carried, Close, Done, Round, Run, Wait
+from lycia.core.space import MEMORY, Space
 from lycia.runtime.facts import Fact, RoundEnded, RoundMoved, RunBegan, RunEnded
 from lycia.runtime.ports import Clock, Entropy, Fleet, Observer, Store
 
@@ -26,13 +28,18 @@ _MOST_TOGETHER = 64  # replies that are written down in one go
 
 @dataclass(frozen=True)
 class World:
-    """Everything outside the run that the loop touches."""
+    """Everything outside the run that the loop touches.
+
+    Attributes:
+      space: where arrays lie that are as large as the model.
+    """
 
     fleet: Fleet
     store: Store
     clock: Clock
     entropy: Entropy
     observers: Sequence[Observer] = ()
+    space: Space = MEMORY
 
     def tell(self, fact: Fact) -> None:
         """Let every observer know."""
@@ -60,6 +67,7 @@ async def hold(run: Run, start: Carried, world: World, until_round: int | None =
     if resumed is None:
         await world.store.begin(run, start)
     carried, journal = (resumed.carried, resumed.events) if resumed else (start, ())
+    start = replace(start, slots={})  # of what it began with, only the model is needed again
     # An open round has its cohort already: it goes on with whoever is there.
     roster = await world.fleet.roster(0 if journal else run.plan.rules.least_nodes)
     metric = run.plan.stop.metric if run.plan.stop else ""
@@ -73,6 +81,7 @@ async def hold(run: Run, start: Carried, world: World, until_round: int | None =
         unwritten: list[Event] = []
         if current is None:
             roster = await world.fleet.roster(run.plan.rules.least_nodes)
+            await world.fleet.check_space(needs_of(run, carried, len(roster)))
             # Written down with the first ask, before which nobody sees it.
             opened = _opening(run, carried, world, len(roster))
             current, unwritten = rounds.Round.begin(run, opened), [opened]
@@ -101,7 +110,7 @@ async def _hold_round(
     asked_from = carried
     if current.opened.purpose == "epilogue":  # alone, nodes begin where the run began, with features on the same scale
         asked_from = replace(carried, model=replace(start.model, frozen=carried.model.frozen))
-    for ask in rounds.outstanding(run, asked_from, current):
+    for ask in await asyncio.to_thread(rounds.outstanding, run, asked_from, current, world.space):
         await world.fleet.send(ask)
     while True:
         match rounds.next_step(run, asked_from, current, roster, world.clock.now_s()):
@@ -115,7 +124,8 @@ async def _hold_round(
             case Asked() as asked:
                 current = journal.note(current, [asked])
                 await journal.write()
-                await world.fleet.send(rounds.ask(run, asked_from, current, asked))
+                ask = await asyncio.to_thread(rounds.ask, run, asked_from, current, asked, world.space)
+                await world.fleet.send(ask)
                 world.tell(_progress(current))
             case Settled() as settled:
                 await world.fleet.withdraw(rounds.open_tasks(run, current))
@@ -123,10 +133,10 @@ async def _hold_round(
                 current = journal.note(current, [settled])
                 meter.lap(settled.exchange)
             case Close():
-                closed = asyncio.to_thread(closing.close, run, carried, current, world.fleet.kept)
-                _, carried = await asyncio.gather(journal.write(), closed)
-                asked_from = carried
-                current = rounds.take(current, await world.store.advance(carried, world.clock.now_s()))
+                closing_it = asyncio.to_thread(closing.close, run, carried, current, world.fleet.kept, world.space)
+                _, carried = await asyncio.gather(journal.write(), closing_it)
+                carried, closed = await world.store.advance(carried, world.clock.now_s())
+                asked_from, current = carried, rounds.take(current, closed)
                 world.fleet.forget(rounds.handles(current))
                 meter.lap("close")
             case Ended() as ended:

@@ -12,6 +12,7 @@ import numpy as np
 from lycia.core.events import Event
 from lycia.core.keys import Key
 from lycia.core.messages import Ask, Declined, Late, Reply, Summed, Updates, Vanished
+from lycia.core.needs import Needs
 from lycia.core.plan import App
 from lycia.core.round import ASIDE, Run
 from lycia.core.tensorfile import ITEM_BYTES
@@ -89,6 +90,9 @@ class SimulatedFleet:
                 do="simulate more nodes, or lower RoundRules(least_nodes=…).",
             )
         return SimulatedRoster(self._population, () if self._app.evaluator is None else (EVALUATOR,))
+
+    async def check_space(self, needs: Needs) -> None:
+        """Updates stay in memory, so there is nothing to look at."""
 
     async def send(self, ask: Ask) -> None:
         """Work out when each node would answer."""

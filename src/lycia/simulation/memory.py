@@ -33,11 +33,11 @@ class MemoryStore:
         """Write events at the end of the open round's journal."""
         self._resumed = Resumed(self._here().carried, (*self._here().events, *events))
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model; returns it, and the event that says so."""
         closed = Closed(at_s, self._digest(carried))
         self._resumed = Resumed(carried, (*self._here().events, closed))
-        return closed
+        return carried, closed
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         """Keep the record and begin a new journal."""

@@ -16,6 +16,7 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.plan import App
 from lycia.core.round import Run, first
+from lycia.core.space import MEMORY
 from lycia.data.population import as_population
 from lycia.errors import AppError, PlanError
 from lycia.observers.tracking import describe, leave
@@ -94,7 +95,8 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the model as a safetensors file, which `lycia.load_model` reads."""
         target = Path(path)
-        target.write_bytes(b"".join(self.layout.file(self.model)))
+        with target.open("wb") as file:
+            file.writelines(self.layout.file(self.model))
         return target
 
 
@@ -178,9 +180,10 @@ async def _simulate(
         about = _about(run, app, began_s)
         describe(observers, facts_of(about, "simulation", folder.facts()["records"] if folder and begun else []))
     fleet = SimulatedFleet(run, app, as_population(app.population), clock, faults, pace, path and path / "nodes")
-    world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers)
+    space = folder.blobs.space if folder else MEMORY
+    world = World(fleet, store, clock, lambda number, attempt: _secret(app, number, attempt), observers, space)
     try:
-        outcome = await hold(run, first(run, model), world, until_round)
+        outcome = await hold(run, first(run, model, space), world, until_round)
     except BaseException as error:
         leave(observers, error)
         raise

@@ -12,6 +12,7 @@ from types import TracebackType
 from lycia.errors import NotFound, StorageError
 from lycia.storage import parts
 from lycia.storage.disk import AS_BYTES, in_words, make_folder, replace_file, sync_folder, write_all
+from lycia.storage.space import Scratch
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE_BYTES = 1 << 20
@@ -22,6 +23,9 @@ class BlobFolder:
     """Blobs in a folder of the local disk, each at ab/cdef… after the digest abcdef….
 
     A blob is durable when `put` or `commit` returns, is never written to again, and has no name before it is whole.
+
+    Attributes:
+      space: where large arrays lie that are to become blobs.
     """
 
     def __init__(self, root: Path, *, fsync: bool = True, read_only: bool = False) -> None:
@@ -32,6 +36,7 @@ class BlobFolder:
           read_only: leave the folder as it is, since another process may be writing at this moment.
         """
         self.root, self._fsync, self._arriving = root, fsync, root / "arriving"
+        self.space = Scratch(self._arriving)
         if read_only:
             return
         with in_words(root):
@@ -106,6 +111,10 @@ class BlobFolder:
                 return tuple(path.read_text("ascii").split())
             except FileNotFoundError:  # its writer was killed before it had written the list
                 return parts.digests(self.open(digest))
+
+    def files(self, digest: str) -> tuple[Path, Path]:
+        """Where the blob is, and the list of its parts, if it has one."""
+        return self.path(digest), _list_of(self.path(digest))
 
     def check(self, digest: str) -> None:
         """Do nothing if the blob's bytes are still those that its digest names.

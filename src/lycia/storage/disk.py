@@ -6,7 +6,8 @@ Every call that only POSIX has stands here, with what other systems get instead.
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,8 @@ from lycia.errors import StorageError
 AS_BYTES = getattr(os, "O_BINARY", 0)  # Windows would otherwise write line ends of its own
 _IS_POSIX = os.name == "posix"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_PIECE_BYTES = 1 << 20
+_MOST_RESERVED, _SHARE_RESERVED = 256_000_000, 20
 _T = TypeVar("_T")
 
 
@@ -43,7 +46,65 @@ def disk_full(place: object) -> StorageError:
     )
 
 
-def write_all(descriptor: int, piece: bytes | memoryview) -> None:
+def free_bytes(folder: Path) -> int:
+    """How much may still be put on the disk of `folder`, which need not be there yet.
+
+    A twentieth of the disk, and at most 256 MB, is left for others: databases, logs, whatever else runs there.
+
+    Raises: StorageError, if the disk cannot be asked.
+    """
+    with in_words(folder):
+        usage = shutil.disk_usage(_nearest(folder))
+    return max(usage.free - min(usage.total // _SHARE_RESERVED, _MOST_RESERVED), 0)
+
+
+def check_free(folder: Path, needed_bytes: int, what: str) -> None:
+    """Do nothing if so much may still be put on the disk of `folder`.
+
+    Args:
+      what: for what it is needed, as in "the next round".
+    Raises: StorageError, which says how much is needed, how much is free, and on which disk.
+    """
+    free = free_bytes(folder)
+    if free < needed_bytes:
+        raise no_room(folder, needed_bytes, free, what)
+
+
+def no_room(folder: Path, needed_bytes: int, free: int, what: str) -> StorageError:
+    """The error for a disk that has too little room for what is about to be done."""
+    return StorageError(
+        f"{what} needs {size_in_words(needed_bytes)} on the disk of {folder}, "
+        f"and {size_in_words(free)} are free beside a reserve.",
+        why="it is looked at before anything is sent, so that nobody works for what cannot be kept.",
+        do="free some space, or move the folder to a larger disk; then let it go on.",
+    )
+
+
+def size_in_words(size_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
+def disk_of(folder: Path) -> int:
+    """A number that is the same for all folders of one disk; the folder need not be there yet.
+
+    Raises: StorageError, if the disk cannot be asked.
+    """
+    with in_words(folder):
+        return _nearest(folder).stat().st_dev
+
+
+def _nearest(folder: Path) -> Path:
+    while not folder.exists() and folder.parent != folder:
+        folder = folder.parent
+    return folder
+
+
+def write_all(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
     """Write every byte of `piece`, in as many calls as the system wants."""
     rest = memoryview(piece)
     if rest.format != "B" or rest.ndim != 1:
@@ -52,7 +113,7 @@ def write_all(descriptor: int, piece: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def pwrite_all(descriptor: int, piece: bytes | memoryview, start: int) -> None:
+def pwrite_all(descriptor: int, piece: bytes | bytearray | memoryview, start: int) -> None:
     """Write every byte of `piece` at `start`. Where the system cannot do both at once, nobody else may write there."""
     if not hasattr(os, "pwrite"):
         os.lseek(descriptor, start, os.SEEK_SET)
@@ -69,6 +130,16 @@ def reserve(descriptor: int, size_bytes: int) -> None:
     os.ftruncate(descriptor, size_bytes)
     if size_bytes and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size_bytes)
+
+
+def fill(descriptor: int, size_bytes: int) -> None:
+    """Give a new file this size, of zeros that have their room: whoever writes over them never finds the disk full."""
+    if hasattr(os, "posix_fallocate"):
+        reserve(descriptor, size_bytes)
+        return
+    zeros = bytes(_PIECE_BYTES)
+    for start in range(0, size_bytes, _PIECE_BYTES):
+        write_all(descriptor, zeros[: size_bytes - start])
 
 
 def sync_file(path: Path) -> None:
@@ -101,8 +172,8 @@ def make_folder(folder: Path, *, fsync: bool) -> None:
         sync_folder(folder.parent)
 
 
-def replace_file(path: Path, data: bytes, *, fsync: bool) -> None:
-    """Put `data` where the file at `path` is, in one step: whoever reads it finds the old bytes or the new ones.
+def replace_file(path: Path, data: bytes | memoryview | Iterable[bytes | memoryview], *, fsync: bool) -> None:
+    """Put `data`, whole or in pieces, where the file at `path` is: whoever reads it finds the old bytes or the new.
 
     Raises: StorageError, if it cannot be written; the old file is then still there.
     """
@@ -111,7 +182,8 @@ def replace_file(path: Path, data: bytes, *, fsync: bool) -> None:
         descriptor = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600)
         try:
             try:
-                write_all(descriptor, data)
+                for piece in (data,) if isinstance(data, (bytes, memoryview)) else data:
+                    write_all(descriptor, piece)
                 if fsync:
                     os.fsync(descriptor)
             finally:
@@ -123,6 +195,25 @@ def replace_file(path: Path, data: bytes, *, fsync: bool) -> None:
             raise
         if fsync:
             sync_folder(path.parent)
+
+
+def replace_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """As `replace_file`, durably, with what `fill` makes of an empty file that only this user may read.
+
+    Raises: StorageError, if it cannot be written; what `fill` raises. The old file is then still there.
+    """
+    half_written = path.with_name(f"{path.name}.part")
+    with in_words(path):
+        os.close(os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600))
+        try:
+            fill(half_written)
+            sync_file(half_written)
+            half_written.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                half_written.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 class GrowingFile:

@@ -46,12 +46,15 @@ class StoredRun:
 
 
 def facts_of(run: StoredRun, world: World, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All that a report is made from, as JSON data."""
+    """All that a report is made from, as JSON data. Rounds that were undone stand apart from the others."""
+    counting, undone = (
+        [record for record in records if ("undone" in record) == is_undone] for is_undone in (False, True)
+    )
     return {
         "id": run.id, "app": run.app, "world": world, "state": run.state, "reason": run.reason,
         "plan": json.loads(run.plan), "plan_digest": run.plan_digest, "layout": json.loads(run.layout),
         "versions": dict(run.versions), "started": run.created_s, "ended": run.ended_s,
-        "records": list(records), "first_model": run.first_model,
+        "records": counting, "first_model": run.first_model, "undone": undone,
     }  # fmt: skip
 
 

@@ -102,8 +102,9 @@ def get_node(connection: Connection, name: str) -> Node:
 
 def list_nodes(connection: Connection, state: str | None = None) -> list[Node]:
     """All nodes by name, or those in one state."""
-    chosen = select(NODES).order_by(NODES.c.name)
-    return [_node(row) for row in connection.execute(chosen if state is None else chosen.where(NODES.c.state == state))]
+    chosen = select(NODES)
+    rows = connection.execute(chosen if state is None else chosen.where(NODES.c.state == state))
+    return sorted(map(_node, rows), key=lambda node: node.name)  # each database has an alphabet of its own
 
 
 def set_node_state(connection: Connection, name: str, state: str) -> None:

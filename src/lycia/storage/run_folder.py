@@ -95,7 +95,7 @@ class RunFolder:
         new = StoredRun(
             run.id, app, run.plan.to_json(), run.plan.digest, run.layout.to_json(), started_s, dict(versions)
         )
-        found = _read_run(path)
+        found = read_run(path)
         if found:
             _check_same(path, new, found)
         self._about = found or new
@@ -118,8 +118,11 @@ class RunFolder:
         line = f"[{','.join(map(to_json, events))}]\n".encode()
         await to_its_end(lambda: self._here().journal.append(line))
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model and write the event that says so, in one step; returns the event."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model and write the event that says so, in one step; returns what to go on with, and the event.
+
+        What is large in it is mapped from what was kept.
+        """
         return await to_its_end(lambda: self._advance(carried, at_s))
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
@@ -135,22 +138,22 @@ class RunFolder:
         return read_facts(self.path)
 
     def _resume(self) -> Resumed | None:
-        current = _read_current(self.path)
+        current = read_current(self.path)
         if current is None:
             return None
         if self._fsync:  # whoever wrote it may have been killed before it was durable
             with in_words(self.path):
                 sync_folder(self.path)
-        kept = carrying.restore(self.blobs, current.carried)
+        kept = carrying.restore(self.blobs, current.carried, self.blobs.space)
         written = current.closed[0] if current.closed else 0
-        journal = GrowingFile(_journal_path(self.path, current), written, fsync=self._fsync)
-        events, journal.size_bytes = _read_journal(journal.read(), current.closed)
+        journal = GrowingFile(journal_path(self.path, current), written, fsync=self._fsync)
+        events, journal.size_bytes = read_journal(journal.read(), current.closed)
         self._place = _Place(current, kept, journal)
         self._clear_away(current)
         return Resumed(kept.carried, events)
 
     def _begin(self, carried: Carried) -> None:
-        if _read_current(self.path):
+        if read_current(self.path):
             raise StorageError(
                 f"{self.path} holds a run that has begun.",
                 why="to begin again would overwrite its rounds.",
@@ -160,14 +163,15 @@ class RunFolder:
         self._describe(replace(self._about, first_model=kept.model))
         self._step(Current(kept.to_json(), None, 0, 0, {carried.round: kept.model}), kept)
 
-    def _advance(self, carried: Carried, at_s: float) -> Event:
+    def _advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
         here = self._here()
         kept = carrying.keep(self.blobs, self._run.id, self._run.layout, carried, here.kept)
+        kept = carrying.mapped(self.blobs, self._run.layout, kept)
         event = Closed(at_s, kept.model)
         closed = (here.journal.size_bytes, to_json(event))
         models = {**here.current.models, carried.round: kept.model}
         self._step(replace(here.current, carried=kept.to_json(), closed=closed, models=models), kept)
-        return event
+        return kept.carried, event
 
     def _end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         here = self._here()
@@ -189,7 +193,7 @@ class RunFolder:
         if old and old.current.records == current.records:
             journal = old.journal
         else:
-            journal = GrowingFile(_journal_path(self.path, current), 0, fsync=self._fsync)
+            journal = GrowingFile(journal_path(self.path, current), 0, fsync=self._fsync)
         self._place = _Place(current, kept, journal)
         self._clear_away(current)
 
@@ -198,7 +202,7 @@ class RunFolder:
             for digest in current.unneeded:
                 self.blobs.remove(digest)
             for journal in self.path.glob("journal-*.jsonl"):
-                if journal != _journal_path(self.path, current):
+                if journal != journal_path(self.path, current):
                     with in_words(journal):
                         journal.unlink(missing_ok=True)
 
@@ -229,7 +233,7 @@ def read_facts(path: Path) -> dict[str, Any]:
       NotFound: if there is no run in the folder.
       StorageError: if it cannot be read.
     """
-    about, current = _read_run(path), _read_current(path)
+    about, current = read_run(path), read_current(path)
     if about is None:
         raise _no_run(path)
     records = path / "records.jsonl"
@@ -242,7 +246,7 @@ def read_models(path: Path) -> dict[int, str]:
 
     Raises: NotFound, if no run has begun in the folder.
     """
-    current = _read_current(path)
+    current = read_current(path)
     if current is None:
         raise _no_run(path)
     return dict(current.models)
@@ -281,11 +285,12 @@ def _kept_models(models: Mapping[int, str], best: int | None, newest: int | None
     return {number: digest for number, digest in models.items() if number in wanted}
 
 
-def _journal_path(path: Path, current: Current) -> Path:
+def journal_path(path: Path, current: Current) -> Path:
+    """The journal of the open round."""
     return path / f"journal-{current.records}.jsonl"
 
 
-def _read_journal(found: bytes, closed: tuple[int, str] | None) -> tuple[list[Event], int]:
+def read_journal(found: bytes, closed: tuple[int, str] | None) -> tuple[list[Event], int]:
     """The events of a journal, `closed` in its place, and how many bytes count."""
     if closed is None:
         return _read_lines(found)
@@ -311,12 +316,20 @@ def _read_line(line: bytes) -> list[Event]:
         ) from None
 
 
-def _read_run(path: Path) -> StoredRun | None:
+def read_run(path: Path) -> StoredRun | None:
+    """What the run in a folder is, and how it stands; None if there is none.
+
+    Raises: StorageError, if it cannot be read.
+    """
     text = _read(path / "run.json")
     return None if text is None else _parsed(path / "run.json", StoredRun.from_json, text)
 
 
-def _read_current(path: Path) -> Current | None:
+def read_current(path: Path) -> Current | None:
+    """What counts in a folder; None if no run has begun there.
+
+    Raises: StorageError, if it cannot be read.
+    """
     text = _read(path / "current.json")
     return None if text is None else _parsed(path / "current.json", Current.from_json, text)
 

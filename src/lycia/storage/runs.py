@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
-from lycia.core.events import Event, Heard, from_json
+from lycia.core.events import Closed, Event, Heard, from_json
 from lycia.errors import NotFound
 from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
@@ -37,8 +37,9 @@ def get_run(connection: Connection, id: str) -> StoredRun:
 
 def list_runs(connection: Connection, state: str | None = None) -> list[StoredRun]:
     """All runs, or those in one state, in the order in which they were created."""
-    chosen = select(RUNS).order_by(RUNS.c.created_s, RUNS.c.id)
-    return [_run(row) for row in connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))]
+    chosen = select(RUNS)
+    rows = connection.execute(chosen if state is None else chosen.where(RUNS.c.state == state))
+    return sorted(map(_run, rows), key=lambda run: (run.created_s, run.id))  # each database has an alphabet of its own
 
 
 def set_run_state(connection: Connection, id: str, state: str, reason: str = "", ended_s: float | None = None) -> None:
@@ -113,6 +114,14 @@ def models_of_run(connection: Connection, id: str) -> list[StoredModel]:
     return [StoredModel(row.round, row.digest) for row in rows]
 
 
+def carried_of_run(connection: Connection, id: str) -> dict[int | None, str]:
+    """Round → what a run carried on after it, of the rounds that one can go back to; under None what it carries now."""
+    rows = connection.execute(select(MODELS.c.round, MODELS.c.carried).where(MODELS.c.run == id))
+    kept: dict[int | None, str] = {row.round: row.carried for row in rows if row.carried}
+    now: str | None = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == id))
+    return ({None: now} if now else {}) | kept
+
+
 def is_model(connection: Connection, digest: str) -> bool:
     """Whether a run has, or had, a model of this digest."""
     return connection.scalar(select(MODELS.c.run).where(MODELS.c.digest == digest).limit(1)) is not None
@@ -121,14 +130,32 @@ def is_model(connection: Connection, digest: str) -> bool:
 def held_by_run(connection: Connection, id: str) -> set[str]:
     """The handles of the updates that a run's open round has heard, and not yet made a model of."""
     journal = journal_of_run(connection, id)
+    if any(isinstance(event, Closed) for event in journal):
+        return set()
     return {handle for event in journal if isinstance(event, Heard) for handle in event.handles} - {""}
 
 
 def records_of_run(connection: Connection, id: str, first: int = 0, most: int | None = None) -> list[Mapping[str, Any]]:
-    """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on."""
+    """What rounds that ended left behind, in the order in which they ended: `most` of them, from number `first` on.
+
+    The record of a round that was undone also says `undone`: by whom, and when.
+    """
     of_run = (RECORDS.c.run == id) & (RECORDS.c.number >= first)
-    rows = connection.execute(select(RECORDS.c.json).where(of_run).order_by(RECORDS.c.number).limit(most))
-    return [json.loads(row.json) for row in rows]
+    rows = connection.execute(select(RECORDS).where(of_run).order_by(RECORDS.c.number).limit(most))
+    return [_record(row) for row in rows]
+
+
+def last_records_of_run(connection: Connection, id: str, most: int) -> list[Mapping[str, Any]]:
+    """What the last rounds that ended, and were not undone, left behind."""
+    of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_(None)
+    rows = connection.execute(select(RECORDS).where(of_run).order_by(RECORDS.c.number.desc()).limit(most)).all()
+    return [_record(row) for row in reversed(rows)]
+
+
+def undone_of_run(connection: Connection, id: str) -> list[int]:
+    """The numbers of the records of rounds that were undone."""
+    of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_not(None)
+    return list(connection.scalars(select(RECORDS.c.number).where(of_run).order_by(RECORDS.c.number)))
 
 
 def rounds_of_run(connection: Connection, id: str) -> tuple[int, int]:
@@ -144,6 +171,11 @@ def facts_of_run(connection: Connection, id: str) -> dict[str, Any]:
     Raises: NotFound, if there is no such run.
     """
     return facts_of(get_run(connection, id), "deployment", records_of_run(connection, id))
+
+
+def _record(row: Row[Any]) -> Mapping[str, Any]:
+    record: dict[str, Any] = json.loads(row.json)
+    return record if row.undone_s is None else {**record, "undone": {"by": row.undone_by, "at_s": row.undone_s}}
 
 
 def _run(row: Row[Any]) -> StoredRun:

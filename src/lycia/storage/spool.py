@@ -14,6 +14,12 @@ from lycia.storage.disk import AS_BYTES, in_words, make_folder, pwrite_all, rese
 _HANDLE = re.compile(r"[0-9a-f]{64}")
 
 
+def upload_id(run: str, task: int, node: str, digest: str) -> str:
+    """The name of what `node` sends for a task: nobody else's upload has it, even of the same bytes."""
+    fields = "".join(f"{len(field)}:{field}" for field in (run, str(task), node, digest))
+    return sha256(f"lycia upload {fields}".encode()).hexdigest()
+
+
 class Spool:
     """A folder of updates. What is kept here is written once, by parts in any order or in one piece."""
 
@@ -143,7 +149,7 @@ class ArrivingPart:
         """The SHA-256 of what has come."""
         return self._hash.hexdigest()
 
-    def write(self, piece: bytes | memoryview) -> None:
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
         """Add a piece.
 
         Raises: StorageError, if the disk is full or fails.

@@ -16,10 +16,9 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 2
-"""The number of this schema; a database says which one it was made with."""
-
 METADATA = MetaData()
+"""What `migrations` leads to: whoever changes a table adds a page there."""
+
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself only in a column called INTEGER
 
 SETTINGS = Table(
@@ -86,6 +85,8 @@ RECORDS = Table(
     Column("round", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("json", Text, nullable=False),
+    Column("undone_s", Double),  # when the run was rolled back to before this round; NULL while it counts
+    Column("undone_by", String(200)),
 )  # fmt: skip
 
 MODELS = Table(
@@ -93,6 +94,7 @@ MODELS = Table(
     Column("run", ForeignKey("runs.id"), primary_key=True),
     Column("round", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(64), nullable=False, index=True),
+    Column("carried", Text),  # as in RUNS, after the round's end, for going back there; NULL until then
 )  # fmt: skip
 
 UPLOADS = Table(  # updates and models that come by parts, until they are part of a model, or of none

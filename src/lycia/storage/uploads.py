@@ -3,7 +3,6 @@
 A part is noted here after it is on the disk and before its sender is told, so a sender goes on from what stands here.
 """
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from sqlalchemy import delete, insert, select
 
 from lycia.storage import parts
 from lycia.storage.database import Connection
+from lycia.storage.spool import upload_id
 from lycia.storage.tables import PARTS, UPLOADS
 
 _DIGEST_LENGTH = 64
@@ -40,12 +40,6 @@ class Upload:
     def id(self) -> str:
         """What names this upload, and the file in the spool."""
         return upload_id(self.run, self.task, self.node, self.digest)
-
-
-def upload_id(run: str, task: int, node: str, digest: str) -> str:
-    """The name of what `node` sends for a task: nobody else's upload has it, even of the same bytes."""
-    fields = "".join(f"{len(field)}:{field}" for field in (run, str(task), node, digest))
-    return hashlib.sha256(f"lycia upload {fields}".encode()).hexdigest()
 
 
 def announce(connection: Connection, upload: Upload) -> tuple[frozenset[int], list[str]]:

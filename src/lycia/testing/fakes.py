@@ -30,11 +30,12 @@ from lycia.core.messages import (
     Updates,
     Vanished,
 )
+from lycia.core.needs import Needs
 from lycia.core.plan import Plan
 from lycia.core.round import ASIDE, Carried, Run, first
 from lycia.core.training import NodeData, Trainer
 from lycia.core.work import Memory, Node, work
-from lycia.errors import SelectionError
+from lycia.errors import SelectionError, StorageError
 from lycia.runtime.facts import Fact
 from lycia.runtime.ports import Observer, Resumed
 from lycia.runtime.runner import Outcome, World, hold
@@ -155,6 +156,7 @@ class FakeFleet:
       sent: every ask, in order; received: every reply; acknowledged: the (task, node) of those that were;
         refused: (task, node) → why it was not taken.
       worked: (exchange, round, attempt, node) of everything that a node has really worked out.
+      needs: what each round was said to need before it was opened; no_space: what is raised then, if anything.
     Guarantees:
       - A reply that was received and not acknowledged comes again after `restart`, as the same bytes.
       - What a node remembers of work that was refused, or of an attempt that missed its quorum, does not count.
@@ -187,6 +189,8 @@ class FakeFleet:
         self.worked: list[tuple[str, int, int, str]] = []
         self.memory: dict[str, Memory] = {}
         self.held: dict[str, Updates | Summed] = {}
+        self.needs: list[Needs] = []
+        self.no_space: StorageError | None = None
         self._began: dict[str, tuple[tuple[int, int], Memory]] = {}
         self._due: list[_Due] = []
         self._order = 0
@@ -214,6 +218,15 @@ class FakeFleet:
             )
         sizes = tuple(float(getattr(data.train, "examples", 1.0)) for data in self.nodes.values())
         return FakeRoster(tuple(self.nodes), tuple(self.evaluators), sizes)
+
+    async def check_space(self, needs: Needs) -> None:
+        """Nothing is put on a disk.
+
+        Raises: StorageError, if the test has given one as `no_space`.
+        """
+        self.needs.append(needs)
+        if self.no_space is not None:
+            raise self.no_space
 
     async def send(self, ask: Ask) -> None:
         """Each node begins; one that has begun, or has answered, does not begin again."""
@@ -425,14 +438,14 @@ class MemoryStore:
         self.open += [events.to_json(event) for event in events_]
         self.fuse.burn()
 
-    async def advance(self, carried: Carried, at_s: float) -> Event:
-        """Keep the next model and write the event that says so."""
+    async def advance(self, carried: Carried, at_s: float) -> tuple[Carried, Event]:
+        """Keep the next model and write the event that says so; returns both."""
         self.fuse.burn()
         closed = Closed(at_s, digest_of(carried.model))
         self.carried = _frozen_carried(carried)
         self.open.append(events.to_json(closed))
         self.fuse.burn()
-        return closed
+        return carried, closed
 
     async def end_round(self, carried: Carried, record: Mapping[str, Any]) -> None:
         """Keep the round's record and what is carried on, and end its journal."""

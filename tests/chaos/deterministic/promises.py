@@ -204,7 +204,8 @@ class Promises:
     def check_nothing_is_left(self) -> None:
         """Nothing lies about, on either side, that only an open task would need."""
         ((carried, first),) = self._disk.rows("SELECT carried, first_model FROM runs WHERE id = ?", RUN)
-        needed = {first, *self.models().values(), *(json.loads(carried)[key] for key in ("model", "arrays", "frozen"))}
+        kept = [carried, *(line for (line,) in self._disk.rows("SELECT carried FROM models") if line)]
+        needed = {first, *(json.loads(line)[key] for line in kept for key in ("model", "arrays", "frozen"))}
         blobs = self._spool.with_name("blobs")
         stray = [f"blob {name}" for name in blob_names(blobs) if name not in needed]
         # One that dies between making a model and removing what that replaces leaves it behind; it does no harm.

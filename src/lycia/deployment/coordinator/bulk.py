@@ -22,7 +22,8 @@ from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 from lycia.storage.carrying import lies_apart, whole_file
 from lycia.storage.disk import AS_BYTES
-from lycia.storage.uploads import Upload, upload_id
+from lycia.storage.spool import upload_id
+from lycia.storage.uploads import Upload
 
 _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
@@ -52,7 +53,9 @@ class BulkDoors:
         if upload.size_bytes > limit:
             return JSONResponse({"refused": await self._refuse(caller, run, task, limit), "over": True})
         have = await self._transfers.announce(upload)
-        return JSONResponse({"upload": upload.id, "refused": "", "have": have})
+        box.announced(upload.id, upload.size_bytes)
+        parallel = self._transfers.parallel()
+        return JSONResponse({"upload": upload.id, "refused": "", "have": have, "parallel": parallel})
 
     async def update_part(self, request: Request, caller: Caller) -> Response:
         """A part of an update."""
@@ -114,7 +117,7 @@ class BulkDoors:
         return JSONResponse({"refused": refused})
 
     async def _not_expected(self, caller: Caller, run: str, task: int) -> Response:
-        """Nothing more is to be sent for this task: it comes too late, or it was taken before and nothing is refused."""
+        """Nothing more is to be sent for this task: it comes too late, or was taken before and is not refused."""
         return JSONResponse({"refused": await self._service.late(caller, run, task), "over": True})
 
     async def _refuse(self, caller: Caller, run: str, task: int, limit: int) -> str:

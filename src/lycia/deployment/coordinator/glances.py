@@ -9,6 +9,7 @@ from lycia.core.events import Asked, Closed, Dropped, Ended, Event, Heard, Opene
 from lycia.core.messages import EVALUATE, EVALUATE_BY_EVALUATOR, TRAIN
 from lycia.runtime.facts import RoundMoved
 from lycia.storage.facts import StoredRun
+from lycia.storage.rollback import spans
 
 LOOKED_BACK = 10
 """How many of a run's last records are looked at for its figure, and for the time that a round takes."""
@@ -29,29 +30,34 @@ def about(run: StoredRun, now_s: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Lately:
-    """What a run's last records say of it: its figure, and how long a round takes."""
+    """What a run's last records say of it: its figure, and how long a round takes.
 
-    records: int
+    Attributes:
+      changes: how often something was added to its records, or one of them undone.
+    """
+
+    changes: int
     figure: Mapping[str, Any] | None = None
     round_s: float | None = None
 
     @classmethod
-    def of(cls, run: StoredRun, records: int, last: Sequence[Mapping[str, Any]]) -> "Lately":
-        """What the last ones of so many records say."""
+    def of(cls, run: StoredRun, changes: int, last: Sequence[Mapping[str, Any]]) -> "Lately":
+        """What the last records say, after so many changes."""
         figures = [found for record in last if (found := _headline(record, _metric(run)))]
         took_s = [record["ended_s"] - record["opened_s"] for record in last if record["ended_s"] is not None]
-        return cls(records, figures[-1] if figures else None, sum(took_s) / len(took_s) if took_s else None)
+        return cls(changes, figures[-1] if figures else None, sum(took_s) / len(took_s) if took_s else None)
 
 
 def run_glance(
-    run: StoredRun, rounds_done: int, lately: Lately, paused_s: float, moved: RoundMoved | None
-) -> dict[str, Any]:
-    """How a run stands. `moved`: what happened last inside a round."""
+    run: StoredRun, rounds_done: int, lately: Lately, paused_s: float, moved: RoundMoved | None,
+    undone: Sequence[int] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """How a run stands. `moved`: what happened last inside a round; `undone`: which of its records do not count."""
     return {
         "id": run.id, "app": run.app, "state": run.state, "reason": run.reason, "created_s": run.created_s,
         "ended_s": run.ended_s, "paused_s": paused_s, "rounds": json.loads(run.plan)["rounds"], "round": rounds_done,
         "metric": _metric(run), "figure": lately.figure, "moved": asdict(moved) if moved else None,
-        "round_s": lately.round_s,
+        "round_s": lately.round_s, "undone": spans(undone),
     }  # fmt: skip
 
 
@@ -62,7 +68,7 @@ def round_glance(number: int, record: Mapping[str, Any], picked: Collection[str]
     kinds = [drop["kind"] for drop in drops]
     same = (
         "round", "attempt", "purpose", "population", "norm_bound", "missed", "opened_s", "ended_s", "phases_s",
-        "wall_s", "bytes_up", "bytes_down",
+        "wall_s", "bytes_up", "bytes_down", "undone",
     )  # fmt: skip
     return {
         "record": number,

@@ -1,6 +1,6 @@
 """The coordinator's doors: HTTP calls in, service calls out. Every call may be repeated."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from pydantic import BaseModel, Field
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from lycia.deployment import wire
 from lycia.deployment.coordinator import dashboard
 from lycia.deployment.coordinator.bulk import BulkDoors
 from lycia.deployment.coordinator.mailbox import Stopping
+from lycia.deployment.coordinator.operating import Door, Guarded, OperatingDoors
 from lycia.deployment.coordinator.requests import after_of, json_of, message_of, number_of, problem_of
 from lycia.deployment.coordinator.runs import Over
 from lycia.deployment.coordinator.service import Service
@@ -31,14 +32,11 @@ from lycia.deployment.wire import (
 )  # fmt: skip
 from lycia.errors import AccessError, LyciaError, NotFound
 from lycia.storage.blobs import BlobFolder
-from lycia.storage.facts import StoredRun
 
 _STATUS: dict[type[LyciaError], int] = {
     Over: 409, errors.AccessError: 403, errors.NotFound: 404, errors.StorageError: 507, errors.PlanError: 422,
     errors.LayoutError: 422, errors.TensorFileError: 422, TooLarge: 413,
 }  # fmt: skip
-Door = Callable[[Request], Awaitable[Response]]
-Guarded = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Doors:
@@ -54,7 +52,7 @@ class Doors:
         member: tuple[Role, ...] = ("node", "evaluator")
         app = Starlette(
             routes=[
-                _route("GET", "/v1/meta", self.meta),
+                *OperatingDoors(service.runs, service.health, _route, self.only).routes(),
                 _route("POST", "/v1/enrol", self.enrol),
                 _route("POST", "/v1/challenge", self.challenge),
                 _route("POST", "/v1/session", self.session),
@@ -83,9 +81,6 @@ class Doors:
                 _route("GET", "/v1/runs/{run}/records/{number:int}", self.only(self.record, "operator")),
                 _route("GET", "/v1/runs/{run}/stream", self.only(self.run_stream, "operator")),
                 _route("GET", "/v1/runs/{run}/model", self.only(bulk.model, "operator")),
-                _route("POST", "/v1/runs/{run}/pause", self.only(self.turn(service.runs.pause), "operator")),
-                _route("POST", "/v1/runs/{run}/resume", self.only(self.turn(service.runs.resume), "operator")),
-                _route("POST", "/v1/runs/{run}/stop", self.only(self.turn(service.runs.stop), "operator")),
                 _route("GET", "/v1/stream", self.only(self.stream, "operator")),
                 _route("POST", "/v1/dashboard/codes", self.only(self.code, "operator")),
                 _route("GET", "/v1/dashboard/session", self.visit),
@@ -131,10 +126,6 @@ class Doors:
         return self._service.caller(bearer) if scheme.lower() == "bearer" else None
 
     # ---------------------------------------------------------------------------------------------------- for anybody
-
-    async def meta(self, request: Request) -> Response:
-        """What is spoken here."""
-        return JSONResponse({"protocol": wire.PROTOCOL})
 
     async def enrol(self, request: Request) -> Response:
         """Join with an invitation."""
@@ -242,15 +233,6 @@ class Doors:
         """All that one round left behind."""
         run, number = request.path_params["run"], request.path_params["number"]
         return JSONResponse(await self._service.runs.record(run, number))
-
-    def turn(self, change: Callable[[str, str], Awaitable[StoredRun]]) -> Guarded:
-        """A door that changes how a run stands."""
-
-        async def turn(request: Request, caller: Caller) -> Response:
-            row = await change(request.path_params["run"], caller.name)
-            return JSONResponse({"run": row.id, "state": row.state, "reason": row.reason})
-
-        return turn
 
     async def run_stream(self, request: Request, caller: Caller) -> Response:
         """What happens in one run, as it happens."""

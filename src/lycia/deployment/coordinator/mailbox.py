@@ -12,12 +12,15 @@ from lycia.core.events import Event, Heard
 from lycia.core.hearing import senders
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import BASELINE, Ask, Late, Reply, Summed, Updates, Vanished
+from lycia.core.needs import Needs
 from lycia.core.parts import Extra, Roster
 from lycia.core.round import Run
 from lycia.deployment import wire
 from lycia.deployment.coordinator.presence import Presence
+from lycia.deployment.coordinator.promises import Promises
 from lycia.deployment.coordinator.transfers import Transfers
 from lycia.deployment.wire import AskMessage, Shared
+from lycia.storage import parts
 from lycia.storage.blobs import BlobFolder
 
 _INLINE = 1 << 16  # bytes; what is smaller goes along with the ask, and saves a call
@@ -34,6 +37,7 @@ class _Open:
 
     ask: Ask
     shared: Shared
+    since_s: float
 
 
 class Mailbox:
@@ -46,7 +50,7 @@ class Mailbox:
     def __init__(
         self, run: Run, presence: Presence, transfers: Transfers, blobs: BlobFolder, outgoing: BlobFolder,
         now_s: Callable[[], float], wake: Callable[[], None], held: Collection[str] = (),
-        blob_of: Callable[[Model], str | None] = lambda _: None,
+        blob_of: Callable[[Model], str | None] = lambda _: None, promises: Promises | None = None,
     ) -> None:  # fmt: skip
         """What a box needs of its coordinator.
 
@@ -54,11 +58,13 @@ class Mailbox:
           transfers: brings updates in, and keeps them; `held` are those that the open round has heard.
           outgoing: what is sent and can be made again, so that it need not be durable.
           blob_of: the blob in which a model is kept just as nodes get it, so that it is not written again.
+          promises: what all runs on these disks have been promised.
         """
         self.run, self._presence, self._transfers = run, presence, transfers
         self._blobs, self._outgoing, self._blob_of = blobs, outgoing, blob_of
         self._now_s, self._wake, self._held = now_s, wake, set(held)
         self._small: dict[str, bytes] = {}
+        self._promises, self._announced = promises or Promises(), dict[str, int]()
         self._open: dict[str, dict[int, _Open]] = {}
         self._gone: set[tuple[int, str]] = set()
         self._replies: asyncio.Queue[Reply] = asyncio.Queue()
@@ -73,11 +79,28 @@ class Mailbox:
         """Everyone who is there, once there are enough."""
         return await self._presence.wait_roster(at_least)
 
+    async def check_space(self, needs: Needs) -> None:
+        """Do nothing if the disks have room for the next round beside what other runs have been promised.
+
+        Raises: StorageError.
+        """
+        announced = self._announced = dict[str, int]()
+        self._promises.promise(
+            self.run.id,
+            [
+                (self._transfers.spool.root, needs.updates_bytes),
+                (self._blobs.root, needs.kept_bytes + needs.scratch_bytes),
+                (self._outgoing.root, needs.sent_bytes),
+            ],
+            arrived_bytes=lambda: sum(announced.values()),
+        )
+
     async def send(self, ask: Ask) -> None:
         """Put the ask into the box of each of its nodes, and wake those that wait at the door."""
         shared = await asyncio.to_thread(self._share, ask)
+        since_s = self._presence.now_s()  # of all runs the same, while a run's own clock may have stood still
         for node in ask.nodes:
-            self._open.setdefault(node, {})[ask.task] = _Open(ask, shared)
+            self._open.setdefault(node, {})[ask.task] = _Open(ask, shared, since_s)
         self._wake()
 
     async def receive(self, until_s: float) -> Reply | None:
@@ -117,8 +140,10 @@ class Mailbox:
         if len(event.nodes) > 1 and ask is not None and ask.grid is not None and not self.run.plan.needs_rows:
             rows = [reply.nodes.index(node) for node in event.nodes]
             summed = folding.fold(self.run.plan, ask.grid, reply, rows, [norm or 0.0 for norm in event.norms])
-            self._transfers.spool.put(summed.handle, wire.sum_file(summed, self.run.id))
-            return replace(event, handles=(summed.handle,) * len(event.nodes))
+            pieces = list(wire.sum_file(summed, self.run.id))
+            handle = parts.digest_of_pieces(pieces)
+            self._transfers.spool.put(handle, pieces)
+            return replace(event, handles=(handle,) * len(event.nodes))
         for handle in event.handles:
             self._transfers.spool.put(handle, [self._small[handle]])
         return event
@@ -149,6 +174,10 @@ class Mailbox:
                 box.pop(task, None)
         if gone:
             await self._transfers.drop(self.run.id, gone, self._held)
+
+    def announced(self, handle: str, size_bytes: int) -> None:
+        """An update is on its way: the room that it needs has been taken."""
+        self._announced[handle] = size_bytes
 
     def hold(self, handle: str, content: bytes) -> None:
         """A small update has come: it stays in memory until it is known whether it counts."""
@@ -181,6 +210,11 @@ class Mailbox:
             return wire.encode_ask(item.ask, self.run.layout, item.shared, node)
         return None
 
+    def waiting_since(self, node: str) -> float | None:
+        """Since when the oldest ask waits for the node, on the clock that all runs share; None if none does."""
+        box = self._open.get(node)
+        return box[min(box)].since_s if box else None
+
     async def expects(self, task: int, node: str) -> bool:
         """Whether this task waits for this node; after a restart, once the loop has put the open asks back."""
         await self._listening.wait()
@@ -212,6 +246,7 @@ class Mailbox:
           taken: (task, node) of what was written down, though its node could not be told any more.
         """
         self._open.clear()
+        self._promises.end(self.run.id)
         self._listening.set()
         for kind in ("model", "told"):
             for digest in self._made.pop(kind, {}).values():

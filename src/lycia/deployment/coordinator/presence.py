@@ -45,6 +45,7 @@ class Presence:
     def __init__(self, silence_s: float, now_s: Callable[[], float]) -> None:
         self.silence_s, self._now_s = silence_s, now_s
         self._seen: dict[str, _Seen] = {}
+        self._up = self._down = 0
         self._began_s = now_s()
         self._changed = asyncio.Condition()
 
@@ -67,12 +68,14 @@ class Presence:
 
     def heard(self, name: str, size: int) -> None:
         """So many bytes of a body came from this node: a sign of life, too."""
+        self._up += size
         if name in self._seen:
             self._seen[name].at_s = self._now_s()
             self._seen[name].bytes_up += size
 
     def moved(self, name: str, *, up: int = 0, down: int = 0) -> None:
         """So many bytes of bodies went up from this node, or down to it."""
+        self._up, self._down = self._up + up, self._down + down
         if name in self._seen:
             self._seen[name].bytes_up += up
             self._seen[name].bytes_down += down
@@ -81,6 +84,14 @@ class Presence:
         """When the node was last heard of, and bytes up and down, since the coordinator started."""
         seen = self._seen.get(name)
         return (seen.at_s, seen.bytes_up, seen.bytes_down) if seen else (None, 0, 0)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of bodies up and down, of all nodes, since the coordinator started."""
+        return self._up, self._down
+
+    def now_s(self) -> float:
+        """Now, on the coordinator's own clock."""
+        return self._now_s()
 
     def forget(self, name: str) -> None:
         """The node is not to be asked any more."""

@@ -10,7 +10,8 @@ from typing import Any
 import structlog
 
 from lycia.core.messages import Late, Reply
-from lycia.deployment.coordinator.mailbox import Mailbox
+from lycia.deployment.coordinator.health import Health
+from lycia.deployment.coordinator.mailbox import Mailbox, Stopping
 from lycia.deployment.coordinator.presence import Presence
 from lycia.deployment.coordinator.runs import Runs
 from lycia.deployment.coordinator.sessions import Caller, Sessions
@@ -51,6 +52,7 @@ class Service:
     def __init__(
         self, database: Database, blobs: BlobFolder, outgoing: BlobFolder, spool: Spool, url: str, pin: str,
         secret: bytes, *, silence_s: float = 10.0, entropy: Entropy = system_entropy, limits: Limits = NO_CAPS,
+        keep_rounds: int | None = None,
     ) -> None:  # fmt: skip
         self._db, self._url, self.pin = database, url, pin
         self.clock = WallClock()
@@ -61,8 +63,18 @@ class Service:
         self._nodes: dict[str, Node] = {}
         self._arrived = asyncio.Event()
         self._ending = False
+        self.health = Health(database, blobs.root)
         self.runs = Runs(
-            database, blobs, outgoing, self.transfers, self.presence, self.clock, entropy, self._wake, self.nodes
+            database,
+            blobs,
+            outgoing,
+            self.transfers,
+            self.presence,
+            self.clock,
+            entropy,
+            self._wake,
+            self.nodes,
+            keep_rounds,
         )
 
     # ------------------------------------------------------------------------------------------------------ its life
@@ -71,6 +83,12 @@ class Service:
         """Load who is enrolled, and go on with the runs that were under way."""
         await self._reload()
         await self.runs.begin()
+        self.health.is_starting = False
+
+    def drain(self) -> None:
+        """Hand out nothing any more; what is in hand goes on until `end`."""
+        self.health.is_draining = True
+        self._wake()
 
     async def end(self) -> None:
         """Let go of everything; what is durable stays, and `begin` goes on from there."""
@@ -192,13 +210,14 @@ class Service:
         until_s = self.clock.now_s() + wait_s
         try:
             while not self._ending:
+                if self.health.is_draining:
+                    raise Stopping
                 self._member(caller.name)
                 arrived = self._arrived
-                for box in self.runs.boxes():
-                    message = box.task_for(caller.name)
-                    if message is not None:
-                        self.presence.moved(caller.name, down=sum(map(len, message.inline.values())) * 3 // 4)
-                        return message
+                message = self._longest_waiting(caller.name)
+                if message is not None:
+                    self.presence.moved(caller.name, down=sum(map(len, message.inline.values())) * 3 // 4)
+                    return message
                 waiting = asyncio.ensure_future(arrived.wait())
                 left_s = max(until_s - self.clock.now_s(), 0)
                 done, _ = await asyncio.wait({waiting, hung_up}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +228,11 @@ class Service:
         finally:
             hung_up.cancel()
             self.presence.polling(caller.name, -1)
+
+    def _longest_waiting(self, node: str) -> AskMessage | None:
+        """The ask that has waited longest for a node over all runs, so that none of them starves another."""
+        waiting = [(since_s, box) for box in self.runs.boxes() if (since_s := box.waiting_since(node)) is not None]
+        return min(waiting, key=lambda one: one[0])[1].task_for(node) if waiting else None
 
     async def deliver(self, caller: Caller, run: str, reply: Reply) -> str:
         """Hand a reply to its run; returns why it was not taken, or "".

@@ -17,7 +17,7 @@ from lycia.storage.spool import Spool
 from lycia.storage.uploads import Upload
 
 _PIECE_BYTES = 1 << 20
-_MOST_BODIES = 64
+_MOST_BODIES = 16  # more make nothing faster, and what is on its way when a connection breaks is sent again
 _MOST_KNOWN = 4096
 
 
@@ -154,7 +154,7 @@ class Transfers:
             )
         return arriving
 
-    async def received(self, sender: str, body: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes]:
+    async def received(self, sender: str, body: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytearray]:
         """The body in pieces of about a megabyte, at the sender's pace.
 
         Raises: TooLarge; Silent; Busy.
@@ -175,12 +175,14 @@ class Transfers:
                     raise too_large(limit)
                 gathered += piece
                 if len(gathered) >= _PIECE_BYTES:
-                    yield await self._paced(sender, gathered)
+                    await self._moved(sender, len(gathered))
+                    yield gathered
                     gathered = bytearray()
                 elif piece:
                     self._heard(sender, 0)
             if gathered:
-                yield await self._paced(sender, gathered)
+                await self._moved(sender, len(gathered))
+                yield gathered
 
     async def small(self, sender: str, body: AsyncIterator[bytes], limit: int) -> bytes:
         """A body in one piece.
@@ -195,6 +197,11 @@ class Transfers:
         wait_s = self._pace(receiver).wait_s(moved)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+
+    def parallel(self) -> int:
+        """How many parts of one upload may be on their way at once, as busy as it is here now."""
+        unfinished = sum(len(known.have) < len(known.upload.parts) for known in self._known.values())
+        return max(1, self._limits.bodies // max(unfinished, 1))
 
     # ------------------------------------------------------------------------------------------------ what is let go of
 
@@ -270,10 +277,9 @@ class Transfers:
         finally:
             self._places.release()
 
-    async def _paced(self, sender: str, gathered: bytearray) -> bytes:
-        self._heard(sender, len(gathered))
-        await self.paced(sender, len(gathered))
-        return bytes(gathered)
+    async def _moved(self, sender: str, size: int) -> None:
+        self._heard(sender, size)
+        await self.paced(sender, size)
 
     def _pace(self, name: str) -> Pace:
         if name not in self._paces:

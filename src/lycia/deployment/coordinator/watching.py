@@ -50,7 +50,12 @@ class Watching:
     def __init__(
         self, database: Database, stored: Callable[[str], Awaitable[StoredRun]], nodes: Callable[[], Sequence[Any]]
     ) -> None:
-        """`stored`: a run as it stands; `nodes`: everyone who is enrolled, as data."""
+        """`stored`: a run as it stands; `nodes`: everyone who is enrolled, as data.
+
+        Attributes:
+          listeners: who is told every fact of every run.
+        """
+        self.listeners: list[Callable[[str, Fact], None]] = []
         self._db, self._stored, self._nodes = database, stored, nodes
         self._live: dict[str, _Live] = {}
         self._lately: dict[str, Lately] = {}
@@ -77,6 +82,8 @@ class Watching:
             live.moved = fact
         if isinstance(fact, RoundEnded):
             live.written += 1
+        for listener in self.listeners:
+            listener(run, fact)
         self.changed(run)
 
     def ended(self, run: str) -> None:
@@ -125,9 +132,10 @@ class Watching:
         return {"run": run, "events": events, "moved": fact_to_json(moved) if moved else "", "state": state}
 
     async def _facts_after(self, run: str, after: int) -> tuple[list[tuple[int, Fact]], str]:
-        """Facts with their numbers: 1 is the run's beginning, then one for each round that ended, and its end.
+        """Facts with their numbers: 1 is the run's beginning, then one for each round that ended.
 
-        That it pauses has the number of what was before it: it may go on from there.
+        Its end, or that it pauses, has the number of what was before it: it may go on from there, as it does when it is
+        rolled back. Of rounds that were undone nobody is told any more; their numbers stay theirs.
         """
         row = await self._stored(run)
         known = max(after - 2, 0)  # the last round that the caller has seen, to tell it from one who has seen the end
@@ -140,11 +148,13 @@ class Watching:
             population = records[0]["population"] if records else self._there()
             facts.append((1, RunBegan(run, plan.rounds, 0, population, plan.stop.metric if plan.stop else "")))
         facts += [
-            (number, RoundEnded(record)) for number, record in enumerate(records, start=known + 2) if number > after
+            (number, RoundEnded(record))
+            for number, record in enumerate(records, start=known + 2)
+            if number > after and "undone" not in record
         ]
         if row.state != "running":
             rounds, _ = await self._db.read(lambda connection: kept_runs.rounds_of_run(connection, run))
-            number = known + 1 + len(records) + (row.state in OVER)
+            number = known + 1 + len(records)
             facts.append((number, RunEnded(row.state, row.reason, rounds)))
         return facts, row.state
 
@@ -248,12 +258,13 @@ class Watching:
 
         def read(connection: Connection) -> dict[str, Any]:
             done, records = kept_runs.rounds_of_run(connection, run)
-            lately = self._lately.get(run)
-            if lately is None or lately.records != records:  # they are large, and moves inside a round come often
-                last = kept_runs.records_of_run(connection, run, max(records - glances.LOOKED_BACK, 0))
-                lately = self._lately[run] = Lately.of(row, records, last)
+            undone, lately = kept_runs.undone_of_run(connection, run), self._lately.get(run)
+            changes = records + len(undone)  # each only grows
+            if lately is None or lately.changes != changes:  # they are large, and moves inside a round come often
+                last = kept_runs.last_records_of_run(connection, run, glances.LOOKED_BACK)
+                lately = self._lately[run] = Lately.of(row, changes, last)
             paused_s = kept_runs.paused_s_of_run(connection, run)
-            return glances.run_glance(row, done, lately, paused_s, live.moved if live else None)
+            return glances.run_glance(row, done, lately, paused_s, live.moved if live else None, undone)
 
         return await self._db.read(read)
 

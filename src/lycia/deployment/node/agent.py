@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +13,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from structlog.contextvars import bound_contextvars
+
+from lycia.core.space import is_large
 from lycia.deployment.holding import held
 from lycia.deployment.identity import Identity, Invitation, certificate_pin, fetch_certificate, write_private
 from lycia.deployment.node.client import Client
+from lycia.deployment.node.leaving import stop_on_signals
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
@@ -110,6 +113,11 @@ class TrainerProcess:
             do="look at what it printed, and at the machine's memory.",
         )
 
+    def kill(self) -> None:
+        """End it at once, in the middle of what it does."""
+        if self._process is not None:
+            self._process.kill()
+
     def stop(self) -> None:
         """End it."""
         if self._process is None:
@@ -159,6 +167,7 @@ class Agent:
         self._home, self._client, self._trainer, self._name, self._note = home, client, trainer, name, note
         self._stopping = threading.Event()
         self._missing: tuple[str, int] | None = None
+        self.busy = False
         for folder in ("models", "memory", "spool", "runs"):
             (home / folder).mkdir(parents=True, exist_ok=True)
         self._journal = NodeJournal(home / "finished")
@@ -181,7 +190,10 @@ class Agent:
         while not self._stopping.is_set():
             message = self._client.poll(_POLL_S, self._trainer.examples)
             if message is not None:
-                self.answer(message)
+                self.busy = True
+                with bound_contextvars(run=message.run, round=message.round + 1):  # for the node's notes
+                    self.answer(message)
+                self.busy = False
 
     def answer(self, message: AskMessage) -> None:
         """Do one ask, unless that was done before, and deliver the reply.
@@ -263,16 +275,23 @@ class Agent:
     def _fetch(self, digest: str, message: AskMessage) -> Path:
         folder = self._home / "models"
         target = folder / digest
+        self._make_room(folder, message)
         if digest in message.inline and not target.exists():
             part = target.with_name(f"{digest}.part")
             part.write_bytes(_inline(digest, message.inline[digest]))
             part.replace(target)
         self._client.download(digest, target, message.run)
-        others = sorted((path for path in folder.iterdir() if path != target), key=lambda path: path.stat().st_mtime)
-        for old in others[: -_MODELS_KEPT * 4]:
-            old.unlink(missing_ok=True)
         os.utime(target)
         return target
+
+    def _make_room(self, folder: Path, message: AskMessage) -> None:
+        """Remove what this ask does not need: large files at once, small ones when there are many."""
+        needed = {message.plan, message.model, message.base, message.told}
+        others = [path for path in folder.iterdir() if path.name.removesuffix(".part") not in needed]
+        others.sort(key=lambda path: path.stat().st_mtime)
+        for place, old in enumerate(others):
+            if place < len(others) - _MODELS_KEPT * 4 or is_large(old.stat().st_size):
+                old.unlink(missing_ok=True)
 
     def _check_plan(self, message: AskMessage) -> None:
         """A run keeps its plan: one that changes on the way is refused."""
@@ -314,10 +333,12 @@ class Agent:
 
 
 def join(
-    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None]
-) -> None:
+    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None],
+    grace_s: float = 60.0,
+) -> None:  # fmt: skip
     """Enrol, if this folder has not yet, and serve until interrupted.
 
+    The first SIGTERM or Ctrl-C lets it finish what is in hand, for at most `grace_s`; the second one ends it at once.
     The trainer starts first, so that an app that does not import or data that misses its schema costs no invitation.
 
     Raises: AppError, DataError, AccessError, ConnectionFailed.
@@ -336,12 +357,13 @@ def join(
         )
     home.mkdir(parents=True, exist_ok=True)
     with held(home, "a node"):
-        _join(invitation, app, data, home, versions, note)
+        _join(invitation, app, data, home, versions, note, grace_s)
 
 
 def _join(
-    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None]
-) -> None:
+    invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None],
+    grace_s: float,
+) -> None:  # fmt: skip
     membership = check_membership(home, invitation)
     note("loading the app and the data")
     trainer = TrainerProcess(invitation.name, app, data, note)
@@ -359,7 +381,7 @@ def _join(
         note(f"enrolled at {membership.url} {has}; waiting for work (Ctrl-C ends it)")
         client = Client(membership.url, membership.certificate, membership.name, identity, give_up_s=None, note=note)
         agent = Agent(home, client, trainer, membership.name, note)
-        _stop_on_signals(agent)
+        stop_on_signals(agent, trainer, note, grace_s)
         agent.serve()
     finally:
         trainer.stop()
@@ -392,16 +414,6 @@ def check_membership(home: Path, invitation: Invitation) -> Membership | None:
         why=f"the invitation is for {invitation.name!r} at {invitation.url}, and a folder holds one node's key.",
         do="give another folder with --home.",
     )
-
-
-def _stop_on_signals(agent: Agent) -> None:
-    def stop(*_: object) -> None:
-        agent.stop()
-        raise SystemExit(0)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
 
 
 def _inline(digest: str, text: str) -> bytes:

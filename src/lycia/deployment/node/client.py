@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from lycia.deployment import versions
 from lycia.deployment.identity import Identity
 from lycia.deployment.link import HttpsLink, Into, Link, LinkFailed, Response
 from lycia.deployment.node import fetching
@@ -148,21 +149,22 @@ class Client:
         assert content is not None
         message = UploadMessage(size_bytes=content.nbytes, parts=list(parts.digests(content)))
         while True:
-            said = self._call("POST", announce, message).json()
+            said: dict[str, Any] = self._call("POST", announce, message).json()
             if said.get("over"):
-                return dict(said)
+                return said
             missing = sorted(set(range(len(message.parts))) - set(said["have"]))
-            answers = self._send_parts(content, message, f"{announce}/{said['upload']}", missing)
-            if answers.get("over"):
-                return answers
-            said = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
-            if "missing" not in said:  # the coordinator may have lost parts: it says so, and what it has
-                return dict(said)
+            door, parallel = f"{announce}/{said['upload']}", min(self._parallel, int(said.get("parallel", 1)))
+            answer = self._send_parts(content, message, door, missing, parallel)
+            if answer.get("over"):
+                return answer
+            done: dict[str, Any] = self._call("POST", finish, UploadedMessage(upload=said["upload"])).json()
+            if "missing" not in done:  # the coordinator may have lost parts: it says so, and what it has
+                return done
 
     def _send_parts(
-        self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int]
+        self, content: memoryview, message: UploadMessage, door: str, missing: Sequence[int], parallel: int
     ) -> dict[str, Any]:
-        """Send parts; returns the answer to the last one, or the one that says that no more are wanted."""
+        """Send parts, as many at once as both sides want; returns the answer that no more are wanted, if any."""
 
         def send(number: int) -> dict[str, Any]:
             digest = message.parts[number]
@@ -177,7 +179,7 @@ class Client:
                 do="check this machine; start the node again, and it goes on with the parts that arrived whole.",
             )
 
-        answers = list(in_parallel(send, missing, self._parallel, stop=lambda said: bool(said.get("over"))))
+        answers = list(in_parallel(send, missing, parallel, stop=lambda said: bool(said.get("over"))))
         return next((said for said in answers if said.get("over")), {})
 
     def _fetch(self, path: str, headers: Callable[[], Mapping[str, str]], into: Into | None) -> Response:
@@ -209,7 +211,8 @@ class Client:
     ) -> Response:  # fmt: skip
         sized = {"content-length": str(len(content))} if method != "GET" else {}
         body = self._paced(content) if len(content) > _PIECE_BYTES else content
-        return self._link.call(method, path, headers={**headers, **sized}, body=body, into=into, silence_s=silence_s)
+        said = {**versions.spoken(), **headers, **sized}
+        return self._link.call(method, path, headers=said, body=body, into=into, silence_s=silence_s)
 
     def _paced(self, content: bytes | memoryview) -> Iterator[memoryview]:
         view = memoryview(content)
@@ -253,6 +256,8 @@ class Client:
                     response = once()
                 except _NoSession as error:
                     response = error.response
+                if response.status != 426:  # which says the same, from the other side
+                    versions.check_neighbours(versions.own(), versions.said_in(response.headers))
                 if response.status == 401 and signed and not renewed:
                     renewed, self._bearer = True, ""
                     continue

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,7 @@ from lycia.core.keys import Key
 from lycia.core.layout import Layout, Model
 from lycia.core.messages import OWN_EXCHANGES, TRAIN, Declined, Updates
 from lycia.core.plan import App, Plan
+from lycia.core.space import Space, is_large
 from lycia.core.training import NodeData
 from lycia.core.work import Node, work
 from lycia.data.population import load_node_data
@@ -29,8 +30,10 @@ from lycia.deployment.wire import AskMessage
 from lycia.errors import LyciaError, TrainingError
 from lycia.runtime.apps import load_app, own_failure
 from lycia.runtime.threads import one_thread
-from lycia.storage.disk import in_words
-from lycia.storage.node_state import NodeState
+from lycia.storage.blobs import mapped
+from lycia.storage.disk import replace_file
+from lycia.storage.node_state import EARLIER, NodeState
+from lycia.storage.space import Scratch
 
 
 @dataclass(frozen=True)
@@ -81,32 +84,35 @@ class Worker:
         if job.ask.plan not in self._plans:
             self._plans[job.ask.plan] = plan_from_json(job.plan.read_text())
         plan = self._plans[job.ask.plan]
-        model = _model(layout, job.model, job.base) if job.model else None
-        told = wire.decode_told(job.told.read_bytes()) if job.told else {}
+        space = Scratch(job.update.parent)
+        model = _model(layout, job.model, job.base, space) if job.model else None
+        told = wire.decode_told(_content(job.told)) if job.told else {}
         ask = wire.decode_ask(job.ask, self._name, model, told)
-        state, changes = NodeState.at(job.memory), ask.exchange == TRAIN or ask.exchange not in OWN_EXCHANGES
+        state, changes = (
+            NodeState.at(job.memory, ask.undone),
+            ask.exchange == TRAIN or ask.exchange not in OWN_EXCHANGES,
+        )
         node = Node(self._name, self._data, state.base(ask) if changes else state.now, b64decode(job.secret))
         with one_thread():
-            reply, memory = work(self._app.trainer, plan, layout, ask, node)
+            reply, memory = work(self._app.trainer, plan, layout, ask, node, space)
         if os.getppid() != self._agent:  # it was killed, and another one may be at the same task with another trainer
             sys.exit(1)
         if changes and (memory or job.memory.exists()):  # most nodes have nothing to remember
-            state.worked(ask, memory).keep(job.memory)
+            state.worked(ask, memory).keep(job.memory, earlier=EARLIER)
         if isinstance(reply, Updates):
-            with in_words(job.update):
-                _write(job.update, wire.update_file(layout, reply, job.ask.run))
+            replace_file(job.update, wire.update_file(layout, reply, job.ask.run), fsync=True)
             return {"update": str(job.update)}
         return {"reply": wire.encode_reply(reply).model_dump()}
 
 
-def _model(layout: Layout, model: Path, base: Path | None) -> Model:
-    return wire.decode_model(layout, model.read_bytes(), base.read_bytes() if base else None)
+def _model(layout: Layout, model: Path, base: Path | None, space: Space) -> Model:
+    return wire.decode_model(layout, _content(model), _content(base) if base else None, space)
 
 
-def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
+def _content(path: Path) -> bytes | memoryview:
+    """What is in a file; a large one is mapped, and a small one is not, since Windows keeps what is mapped."""
+    content = mapped(path) if is_large(path.stat().st_size) else None
+    return path.read_bytes() if content is None else content
 
 
 def _note(said: str) -> None:
@@ -117,7 +123,8 @@ def main(arguments: list[str]) -> int:
     """Load the app and the data, say so, and work until standard input ends."""
     name, app_path, data_name = arguments
     out = _private_output()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which ends this process
+    for one in (signal.SIGINT, signal.SIGTERM):  # they are for the agent, which ends this process when its work is done
+        signal.signal(one, signal.SIG_IGN)
     try:
         app = load_app(Path(app_path))
         data = load_node_data(data_name, app, _note)

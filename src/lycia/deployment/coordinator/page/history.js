@@ -21,6 +21,7 @@ export class History {
   add(round) {
     if (round.record < this.known) return; // heard before
     this.known = round.record + 1;
+    if (round.undone) return; // the run was rolled back to before it
     const number = round.round + 1;
     this.sums.up += round.bytes_up ?? 0;
     this.sums.down += round.bytes_down ?? 0;

@@ -96,7 +96,7 @@ export class RunView {
         run: (standing) => this.hearRun(standing),
         round: (round) => {
           this.history.add(round);
-          this.cohort.ended(round);
+          if (!round.undone) this.cohort.ended(round);
           this.draw();
         },
         step: (steps) => {
@@ -129,7 +129,9 @@ export class RunView {
   }
 
   hearRun(standing) {
+    const before = JSON.stringify(this.standing?.undone ?? []);
     this.standing = standing;
+    if (before !== JSON.stringify(standing.undone)) this.begin(); // rounds that were told do not count any more
     this.draw();
   }
 
