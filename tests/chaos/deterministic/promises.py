@@ -218,6 +218,7 @@ class Promises:
             for node, home in self._homes.items()
             for folder in ("spool", "finished")
             for path in sorted((home / folder).iterdir())
+            if path.suffix != ".part"  # which a trainer died over: the agent removes it when it starts again
         ]
         if left:
             self._world.breaks(f"left over: {', '.join(left)}")
