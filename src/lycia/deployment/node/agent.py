@@ -218,7 +218,8 @@ class Agent:
                 said = _declined(error)
             reply = said.get("reply", {})
             if reply.get("kind") == "declined":
-                self._undo(message)  # a trainer that died may have written down what it had learned
+                self._undo(message)  # a trainer that died may have written down what it had learned, and made of it
+                self._update(message).unlink(missing_ok=True)
                 self._note(f"declined {message.exchange!r} of round {message.round + 1}: {reply['reason']}")
             self._deliver(message, said)
 
@@ -251,6 +252,9 @@ class Agent:
         known = self._journal.find(message.run, message.task)
         return known.said if known and Path(known.said["update"]).exists() else None
 
+    def _update(self, message: AskMessage) -> Path:
+        return self._home / "spool" / f"{message.run}-{message.task}.safetensors"
+
     def _memory(self, message: AskMessage) -> Path:
         return self._home / "memory" / f"{message.run}.safetensors"
 
@@ -263,7 +267,7 @@ class Agent:
         assert plan is not None
         job = Job(
             message, plan, model, base, told, self._memory(message),
-            self._home / "spool" / f"{message.run}-{message.task}.safetensors",
+            self._update(message),
             b64encode(self._secret(message)).decode(),
         )  # fmt: skip
         said = self._trainer.do(job)
