@@ -50,7 +50,7 @@ def test_under_the_default_rules_every_run_ends_and_every_model_follows_from_its
     check("default", seeds)
 
 
-# ------------------------------------------------------------------------------------------------- the simulation itself
+# ------------------------------------------------------------------------------------------------ the simulation itself
 
 
 @pytest.mark.parametrize("kind", PLANS)

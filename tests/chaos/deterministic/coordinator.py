@@ -68,8 +68,9 @@ class Coordinator:
             gone.set_result(None)
         path, _, query = call.path.partition("?")
         scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": call.method, "scheme": "https",
-            "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "method": call.method, "scheme": "https", "root_path": "",
+            "path": path, "raw_path": path.encode(), "query_string": query.encode(),
             "headers": [(name.lower().encode(), value.encode()) for name, value in call.headers.items()],
             "client": ("127.0.0.1", 1), "server": ("simulated", 443), "state": {},
         }  # fmt: skip

@@ -90,7 +90,7 @@ class _Hasty:
 @contextmanager
 def a_part_is_acknowledged_before_it_is_synced() -> Iterator[None]:
     """The coordinator notes and answers for a part that a power cut would take."""
-    with mock.patch.object(ArrivingPart, "sync", lambda self: None):  # noqa: PT008  # it is a method
+    with mock.patch.object(ArrivingPart, "sync"):
         yield
 
 
@@ -111,8 +111,8 @@ def an_update_is_let_go_of_before_it_is_acknowledged() -> Iterator[None]:
 def the_agent_forgets_its_journal() -> Iterator[None]:
     """After a restart, the agent does not look for what it had finished."""
     with (
-        mock.patch.object(NodeJournal, "undelivered", lambda _: iter(())),
-        mock.patch.object(NodeJournal, "find", lambda *_: None),
+        mock.patch.object(NodeJournal, "undelivered", return_value=()),
+        mock.patch.object(NodeJournal, "find", return_value=None),
     ):
         yield
 

@@ -139,7 +139,7 @@ class Federation:
         durable.renamed.append(self.promises.file_is_there)
         self._lives, self._skew_s, self.coordinator = 0, 0.0, None
         self._looked_at, self._ended, self._is_calm = -1, False, False
-        self._choose_faults(kind)
+        self._choose_faults()
         self.nodes = [
             Node(
                 world, home / name, self.network, self.promises, plan, name, _identity(name),
@@ -150,7 +150,7 @@ class Federation:
 
     # ------------------------------------------------------------------------------------------------ what may go wrong
 
-    def _choose_faults(self, kind: str) -> None:
+    def _choose_faults(self) -> None:
         """A seed has a few kinds of trouble, and not a little of each: rare things need a lot of the same."""
         chance, is_chaos = self.world.random, self._chaos_s > 0
 
@@ -158,8 +158,7 @@ class Federation:
             return chance.choice(values) if is_chaos else 0.0
 
         self._coordinator_dies, self._agents_die = some(0, 0, 0.5, 1), some(0, 0, 0.3, 0.8)
-        self._trainers_die, self._deaths = some(0, 0, 0.2), {}
-        self._power_goes = some(0, 0, 0.5, 1)
+        self._trainers_die, self._power_goes = some(0, 0, 0.2), some(0, 0, 0.5, 1)
         self.weather = Weather(
             lost=some(0, 0, 0.05, 0.2), unanswered=some(0, 0, 0.05, 0.25), cut=some(0, 0, 0.1),
             answer_cut=some(0, 0, 0.1), repeated=some(0, 0.1, 0.3), slow=some(0, 0, 0.1), silence=some(0, 0.3),
