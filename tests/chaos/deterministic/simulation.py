@@ -45,6 +45,11 @@ _LONGEST_S = 5000.0
 _SETTLES_S = 10.0
 """After the end, when every node asks for more work again: what is still on its way arrives."""
 
+_MOMENTS = (
+    "before a commit", "after a commit", "before a thread's work", "before fsync", "after fsync", "before replace",
+    "after replace", "before unlink", "after unlink", "in the middle of a write", "before ftruncate", "before PUT",
+    "after PUT", "before POST /v1/runs", "after POST /v1/runs", "before GET", "after GET", "after POST /v1/poll",
+)  # fmt: skip
 _PART_BYTES, _INLINE_BYTES = 2048, 1024  # so that an update of this small model is three parts; no plan is as large
 
 Plant = Callable[[], Any]
@@ -157,12 +162,13 @@ class Federation:
         def some(*values: float) -> float:
             return chance.choice(values) if is_chaos else 0.0
 
-        self._coordinator_dies, self._agents_die = some(0, 0, 0.5, 1), some(0, 0, 0.3, 0.8)
+        self._coordinator_dies, self._agents_die = some(0, 0, 0.5, 1), some(0, 0, 0.3, 0.6)
         self._trainers_die, self._power_goes = some(0, 0, 0.2), some(0, 0, 0.5, 1)
         self.weather = Weather(
             lost=some(0, 0, 0.05, 0.2), unanswered=some(0, 0, 0.05, 0.25), cut=some(0, 0, 0.1),
             answer_cut=some(0, 0, 0.1), repeated=some(0, 0.1, 0.3), slow=some(0, 0, 0.1), silence=some(0, 0.3),
         )  # fmt: skip
+        self.world.deadly, self.world.deaths_left = tuple(chance.sample(_MOMENTS, 2)), int(some(0, 4, 8))
         for _ in range(int(some(0, 0, 1, 2))):
             self.world.at(chance.uniform(1, self._chaos_s), None, self._kill_coordinator)
         for _ in range(int(some(0, 0, 2))):
@@ -177,7 +183,7 @@ class Federation:
         chance = self.world.random
         if self._is_calm or chance.random() >= likely:
             return None
-        return chance.choice((chance.randrange(12), chance.randrange(most)))
+        return chance.randrange(most)
 
     def _trainer_dies(self) -> int | None:
         return self._fuse(self._trainers_die, 8)
@@ -271,7 +277,7 @@ class Federation:
         if self._is_calm:
             return
         self.world.say("world", "nothing goes wrong any more")
-        self.network.weather, self._is_calm = CALM, True
+        self.network.weather, self._is_calm, self.world.deaths_left = CALM, True, 0
         for process in self.world.processes:
             process.fuse = None
 

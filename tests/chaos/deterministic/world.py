@@ -19,6 +19,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 EPOCH_S = 1_800_000_000.0  # what every clock showed when the world began, but for its skew
 _MOST_DEATHS = 3  # of a thread that does something else when it is told to end
+_DEADLY = 0.15  # how likely a process dies at a moment that is deadly in this world
 _LONGEST_TRACE = 4000  # lines that are kept; a seed that says more says the same again and again
 
 
@@ -108,6 +109,7 @@ class World:
       now_s: seconds since the world began.
       random: the one source of chance.
       trace: what happened, a line each.
+      deadly: beginnings of the names of moments at which processes like to die; deaths_left: how often they still may.
     """
 
     def __init__(self, seed: str) -> None:
@@ -115,6 +117,8 @@ class World:
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.moments = 0
+        self.deadly: tuple[str, ...] = ()
+        self.deaths_left = 0
         self._ready: deque[tuple[Process | None, Callable[[], Any]]] = deque()
         self._later: list[tuple[float, int, Process | None, Callable[[], Any]]] = []
         self._order = 0
@@ -179,7 +183,12 @@ class World:
     def moment(self, what: str) -> None:
         """A moment at which the current process may be killed; `what` it was about to do, or had just done."""
         process = current_process()
-        if process is None or self.is_over or process.fuse is None:
+        if process is None or self.is_over:
+            return
+        if self.deadly and self.deaths_left and what.startswith(self.deadly) and self.random.random() < _DEADLY:
+            self.deaths_left -= 1
+            self.die(what)
+        if process.fuse is None:
             return
         process.fuse -= 1
         if process.fuse < 0:
