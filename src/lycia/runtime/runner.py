@@ -145,11 +145,12 @@ async def _hold_round(
                 current = rounds.take(current, ended)  # written by `end_round`, with all that follows from it
             case Done():
                 break
-    world.fleet.forget(rounds.handles(current))  # also what a restart skipped, and what a missed round had heard
     inflight, carried = carried.inflight, closing.conclude(run, carried, current)
     await world.fleet.withdraw(inflight.keys() - carried.inflight.keys())
     record = {**closing.round_record(run, current), **meter.read(), "verdict": carried.finished}
     await world.store.end_round(carried, record)
+    # Also what a restart skipped, and what a missed round had heard: not before, for until then a restart needs it.
+    world.fleet.forget(rounds.handles(current))
     world.tell(RoundEnded(record))
     return carried, current
 
