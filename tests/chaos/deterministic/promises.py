@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ class Promises:
 
     Attributes:
       updates: (round, attempt, node) → the file that the node made.
-      trained: how often each node has done each task.
     """
 
     def __init__(self, world: World, disk: Disk, plan: Plan, layout: Layout, home: Path) -> None:
@@ -44,7 +42,7 @@ class Promises:
         self._seen_lines: set[str] = set()
         self._lives = 0
         self.updates: dict[tuple[int, int, str], bytes] = {}
-        self.trained: Counter[tuple[int, str]] = Counter()
+        self._began: set[tuple[int, str]] = set()
         self._tasks: dict[tuple[int, int, str], int] = {}
         self._made: dict[tuple[int, str], bytes] = {}
         disk.committed.append(self._look_at_journal)
@@ -59,7 +57,8 @@ class Promises:
     def trains(self, node: str, ask: AskMessage) -> None:
         """A node begins to work on a task."""
         place = (ask.task, node)
-        self.trained[place] += 1
+        if ask.exchange == TRAIN:
+            self._began.add(place)
         self._world.say(node, f"works on task {ask.task} ({ask.exchange!r} of round {ask.round + 1})")
         if place in self._finished:
             self._world.breaks(f"{node} works on task {ask.task} again, which it has finished")
@@ -153,7 +152,8 @@ class Promises:
         run, models = Run(RUN, self._plan, self._layout), self.models()
         carried = rounds.first(run, first)
         memories: dict[str, Memory] = {}
-        unsure: set[str] = set()
+        # Whose agent died before it noted what its trainer had done remembers that, though it may never count.
+        unsure = {node for task, node in self._began - self._finished}
         for record in self.records():
             if record["missed"]:  # who was heard in it learns of that from the next attempt only, if it is in that
                 unsure |= {*record["survivors"]}
