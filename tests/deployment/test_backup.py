@@ -1,5 +1,6 @@
 """A backup is whole or is none; what goes on from it is the run as it was, and nothing newer gets into it."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from lycia.core.events import Asked, Closed, Opened
 from lycia.errors import NotFound, StorageError
 from lycia.storage.backup import back_up
+from lycia.storage.blobs import BlobFolder
 from lycia.storage.database import reading, sqlite_url
 from lycia.storage.homes import BLOBS, DATABASE, KEYS, check_whole
 from lycia.storage.nodes import list_nodes
@@ -26,6 +29,7 @@ from lycia.storage.packs import open_pack
 from lycia.storage.restoring import restore
 from lycia.storage.runs import get_run, journal_of_run, models_of_run, records_of_run
 from lycia.storage.scrub import scrub
+from lycia.storage.tables import MODELS, RUNS
 from tests.deployment.in_process import Coordinator
 from tests.deployment.kept import Left, again, begin, leave, play
 from tests.deployment.raw_node import Draft, RawNode
@@ -247,10 +251,6 @@ def test_a_round_whose_model_is_made_keeps_its_record_and_goes_on_after_it(
 def test_a_run_that_was_only_on_the_list_begins_under_numbers_of_its_own(
     kept_run: material.DatabasePlace, tmp_path: Path
 ):
-    from sqlalchemy import update
-
-    from lycia.storage.tables import RUNS
-
     first = kept_run.open()._blobs.put(material.LAYOUT.file(material.carried_into(0).model))
     kept_run._ask(lambda connection: connection.execute(update(RUNS).values(first_model=first)))
     back_up(home_of(kept_run), tmp_path / "kept")
@@ -273,11 +273,12 @@ def test_a_backup_is_made_again_until_no_round_has_replaced_what_it_names(
         real(*args)
         number = next(rounds, None)
         if number is not None:
-            store = kept_run.open()
-            import asyncio
-
+            store, before = kept_run.open(), carried(home_of(kept_run), material.RUN.id)["arrays"]
             asyncio.run(store.resume())
             material.make(store, material.one_round(number))
+            # A coordinator that keeps few rounds lets go of what it needs no more.
+            kept_run._ask(lambda connection: connection.execute(update(MODELS).values(carried=None)))
+            BlobFolder(kept_run.blobs).remove(before)
 
     monkeypatch.setattr(room, "_copy", a_round_meanwhile)
     back_up(home_of(kept_run), tmp_path / "kept")

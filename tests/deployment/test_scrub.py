@@ -140,7 +140,7 @@ def test_an_update_that_is_on_its_way_is_checked_as_far_as_it_has_come(home: Pat
 def test_the_list_of_a_large_blobs_parts_is_checked(home: Path):
     blobs = BlobFolder(home / "blobs")
     digest = blobs.put([bytes(parts.PART_BYTES), b"more"])
-    ask(home, f"INSERT INTO models SELECT id, 7, '{digest}' FROM runs")
+    ask(home, f"INSERT INTO models (run, round, digest) SELECT id, 7, '{digest}' FROM runs")
     listed = blobs.files(digest)[1]
     found = scrub(home)
     assert [damage.what for damage in found.damages if "list" in damage.what] == []
@@ -192,7 +192,7 @@ def test_a_database_that_is_damaged_is_told_as_such(home: Path):
 
 
 def test_a_row_that_belongs_to_nothing_is_named(home: Path):
-    ask(home, "INSERT INTO models VALUES ('no such run', 0, 'x')")
+    ask(home, "INSERT INTO models (run, round, digest) VALUES ('no such run', 0, 'x')")
     assert "belongs to nothing in runs" in only(scrub(home), "table models").what
 
 

@@ -106,6 +106,12 @@ def join(
         Path | None, typer.Option(help="The node's folder.  [default: $LYCIA_HOME/nodes/NAME]", show_default=False)
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for what is in hand, when it is told to stop.")] = 60.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Megabytes a second of models and updates, at most.  [default: no cap]", show_default=False
+        ),
+    ] = None,
     log_format: LogFormat = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +135,8 @@ def join(
         else:
             err.print(f"{known.name}: {text}", markup=False, soft_wrap=True)
 
-    join_federation(known, app_file, data, home or config.node_home(known.name), versions(), note, grace)
+    folder = home or config.node_home(known.name)
+    join_federation(known, app_file, data, folder, versions(), note, grace, rate and rate * 1e6)
 
 
 def nodes(home: Home = None, on: On = None, as_json: AsJson = False) -> None:

@@ -4,7 +4,9 @@ While a coordinator serves, files come and go: what looks damaged counts only if
 nothing refers to is looked for only while nobody serves, since a file is written before anything refers to it.
 """
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,6 +135,7 @@ def _run(connection: Connection, blobs: BlobFolder, row: StoredRun, look: Look) 
     for model in models_of_run(connection, row.id):
         referred += [model.digest, *_model(blobs, row, model.round, model.digest, look)]
     look.damages += _records(connection, row)
+    referred += _undone(connection, row)
     return {path for digest in referred if _is_digest(blobs, digest) for path in blobs.files(digest)}
 
 
@@ -149,6 +152,16 @@ def _model(blobs: BlobFolder, row: StoredRun, number: int, digest: str, look: Lo
     if frozen:
         look.blob(blobs, frozen, f"the frozen part of the model of round {number}", damage)
     return [frozen] if frozen else []
+
+
+def _undone(connection: Connection, row: StoredRun) -> list[str]:
+    """The models of rounds that were undone: only their records still name them."""
+    lines = connection.scalars(select(RECORDS.c.json).where(RECORDS.c.run == row.id, RECORDS.c.undone_s.is_not(None)))
+    found = []
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # which `_records` tells
+            found.append(str(json.loads(line)["model"]))
+    return [digest for digest in found if digest]
 
 
 def _records(connection: Connection, row: StoredRun) -> Iterator[Damage]:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from structlog.contextvars import bound_contextvars
 
+from lycia.core.messages import TRAIN
 from lycia.core.space import is_large
 from lycia.deployment.holding import held
 from lycia.deployment.identity import Identity, Invitation, certificate_pin, fetch_certificate, write_private
@@ -23,7 +24,7 @@ from lycia.deployment.node.leaving import stop_on_signals
 from lycia.deployment.node.trainer import Job
 from lycia.deployment.wire import AskMessage, Problem, ReplyMessage
 from lycia.errors import AccessError, AppError, ConnectionFailed, LyciaError, NotFound, TrainingError
-from lycia.storage.disk import in_words
+from lycia.storage.disk import check_free, in_words
 from lycia.storage.node_journal import Finished, NodeJournal
 from lycia.storage.node_state import NodeState
 
@@ -265,6 +266,8 @@ class Agent:
             for digest in (message.plan, message.model, message.base, message.told)
         )
         assert plan is not None
+        if message.exchange == TRAIN and model is not None:
+            check_free(self._home / "spool", model.stat().st_size, "this node's update")
         job = Job(
             message, plan, model, base, told, self._memory(message),
             self._update(message),
@@ -338,9 +341,9 @@ class Agent:
 
 def join(
     invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None],
-    grace_s: float = 60.0,
+    grace_s: float = 60.0, rate: float | None = None,
 ) -> None:  # fmt: skip
-    """Enrol, if this folder has not yet, and serve until interrupted.
+    """Enrol, if this folder has not yet, and serve until interrupted, moving at most `rate` bytes a second.
 
     The first SIGTERM or Ctrl-C lets it finish what is in hand, for at most `grace_s`; the second one ends it at once.
     The trainer starts first, so that an app that does not import or data that misses its schema costs no invitation.
@@ -361,12 +364,12 @@ def join(
         )
     home.mkdir(parents=True, exist_ok=True)
     with held(home, "a node"):
-        _join(invitation, app, data, home, versions, note, grace_s)
+        _join(invitation, app, data, home, versions, note, grace_s, rate)
 
 
 def _join(
     invitation: Invitation, app: Path, data: str, home: Path, versions: Mapping[str, str], note: Callable[[str], None],
-    grace_s: float,
+    grace_s: float, rate: float | None,
 ) -> None:  # fmt: skip
     membership = check_membership(home, invitation)
     note("loading the app and the data")
@@ -383,7 +386,9 @@ def _join(
             membership.keep(home)
         has = f"with {trainer.examples or 0:.0f} examples to train on"
         note(f"enrolled at {membership.url} {has}; waiting for work (Ctrl-C ends it)")
-        client = Client(membership.url, membership.certificate, membership.name, identity, give_up_s=None, note=note)
+        client = Client(
+            membership.url, membership.certificate, membership.name, identity, give_up_s=None, note=note, rate=rate
+        )
         agent = Agent(home, client, trainer, membership.name, note)
         stop_on_signals(agent, trainer, note, grace_s)
         agent.serve()

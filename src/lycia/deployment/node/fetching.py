@@ -13,7 +13,7 @@ from lycia.deployment.link import Into, Response
 from lycia.errors import ConnectionFailed
 from lycia.storage import parts
 from lycia.storage.blobs import mapped
-from lycia.storage.disk import AS_BYTES, in_words, pwrite_all
+from lycia.storage.disk import AS_BYTES, check_free, in_words, pwrite_all
 
 _Job = TypeVar("_Job")
 _Done = TypeVar("_Done")
@@ -56,6 +56,7 @@ class _Fetching:
         self._check(parts.digest_of(size_bytes, digests), self._digest)
         self._check(found, digests[0])
         missing = self._missing(size_bytes, digests)
+        check_free(self._part.parent, min(len(missing) * parts.PART_BYTES, size_bytes), "a model")
         os.ftruncate(self._file, size_bytes)
 
         def one(number: int) -> None:
