@@ -381,7 +381,8 @@ def test_a_reply_twice_and_a_reply_after_the_end_are_answered_alike(
     assert node.answer(ask, Draft.file) == ""
     assert node.answer(ask, Draft.file) == ""  # it was taken before, and that is said again
     finish(coordinator, run, node)
-    assert node.answer(ask.model_copy(update={"exchange": "evaluate"}), Draft.file) == "the run is finished"
+    assert node.answer(ask, Draft.file) == ""  # it counts, and a node that was refused would undo what it remembers
+    assert node.answer(ask.model_copy(update={"task": 99}), Draft.file) == "the run is finished"
 
 
 @pytest.mark.parametrize("rounds", [1, 2], ids=["when the run is over", "when the next round is open"])

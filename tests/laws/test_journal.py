@@ -188,9 +188,9 @@ def test_whatever_nodes_send_a_second_hearing_changes_nothing(data, exchange: st
         for event in hear(run, carried, current, reply, float(at_s)):
             assert events.from_json(events.to_json(event)) == event
             current = take(current, event)
-        verdicts.append(refusals(current, reply))
+        verdicts.append(refusals(carried, current, reply))
         assert hear(run, carried, current, reply, float(at_s) + 100) == [], "it was heard twice"
-        assert refusals(current, reply) == verdicts[-1]
+        assert refusals(carried, current, reply) == verdicts[-1]
     for reply in sent:
         assert hear(run, carried, current, reply, 999.0) == []
 
@@ -231,7 +231,7 @@ def test_only_nodes_that_were_asked_are_heard():
     run, carried, current = open_round()
     stranger = updates(0, ("stranger",))
     assert hear(run, carried, current, stranger, 1.0) == []
-    assert refusals(current, stranger) == {"stranger": "it was not asked"}
+    assert refusals(carried, current, stranger) == {"stranger": "it was not asked"}
 
 
 def test_a_node_that_vanished_may_come_back_and_one_that_declined_may_not():
@@ -242,6 +242,18 @@ def test_a_node_that_vanished_may_come_back_and_one_that_declined_may_not():
     (heard,) = hear(run, carried, current, updates(0, ("node 0", "node 1")), 2.0)
     assert heard.nodes == ("node 0",)
     assert set(take(current, heard).dropped[TRAIN]) == {"node 1"}
+
+
+def test_an_update_that_was_taken_is_not_refused_when_it_comes_again_rounds_later():
+    run, carried, current = open_round(EVALUATE)
+    for event in (Heard(1.0, 0, ("node 0",), ("handle",), (1.0,), (1.0,)), Closed(1.0, "digest"), Ended(2.0)):
+        current = take(current, event)
+    later = closing.conclude(run, replace(carried, round=1), current)
+    following = Round.begin(run, Opened(3.0, 1, 0, "train", 5, bytes(32), None))
+    again, stranger = updates(0, ("node 0",)), updates(0, ("node 1",))
+    assert (hear(run, later, following, again, 4.0), refusals(later, following, again)) == ([], {})
+    (late,) = hear(run, later, following, stranger, 4.0)
+    assert refusals(later, take(following, late), stranger) == {"node 1": late.reason}
 
 
 def test_an_update_in_flight_is_heard_once_and_waits_while_the_model_is_measured():
@@ -259,8 +271,8 @@ def test_an_update_in_flight_is_heard_once_and_waits_while_the_model_is_measured
     assert late.reason == "its base model is 4 rounds old"
     after = take(take(training, heard), late)
     assert hear(run, carried, after, update, 2.0) == hear(run, carried, after, stale, 2.0) == []
-    assert refusals(after, stale) == {"node 4": late.reason}
-    assert refusals(after, update) == {}
+    assert refusals(carried, after, stale) == {"node 4": late.reason}
+    assert refusals(carried, after, update) == {}
 
 
 def test_a_node_that_makes_up_task_numbers_is_named_once():

@@ -56,6 +56,7 @@ def carried_of(layout: Layout, seed: int = 0) -> Carried:
     return Carried(
         7, model_of(layout, seed), slots, (0.1, 1 / 3, 1e300), 41, 0.1 + 0.2, 3,
         {12: ("ada", 6), 40: ("bob é", 7)}, {"ada": 5, "bob é": 2}, "all rounds done", True,
+        answered={39: ("ada", "bob é"), 40: ()},
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from lycia.core.round import (
 from lycia.core.space import BLOCK, MEMORY, Space, blocks
 
 _LARGEST_FIGURE = 1e200  # a metric up to here, and down to its inverse, can be multiplied by a weight and added up
+_ANSWERED = 32  # tasks of which it is remembered who was heard: some rounds, each with a measurement
 
 Kept = Callable[[str], Updates | Summed]
 """handle → what was kept under it: a block of one update, or a sum."""
@@ -129,7 +130,9 @@ def _refused_norms(current: Round) -> list[float | None]:
 def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     """What is carried on after the round's measurements: task numbers, the best figure, and whether the run is over."""
     again = current.opened.attempt + 1 if missed(current) else carried.first_attempt
-    carried = replace(carried, task=carried.task + len(current.tasks), attempt=again)
+    carried = replace(
+        carried, task=carried.task + len(current.tasks), attempt=again, answered=_answered(carried, current)
+    )  # fmt: skip
     if current.opened.purpose == "epilogue":
         return replace(carried, over=True)
     if missed(current) and _refused_norms(current):
@@ -144,6 +147,16 @@ def conclude(run: Run, carried: Carried, current: Round) -> Carried:
     if not carried.finished:
         return carried
     return replace(carried, inflight={}, over=not (evaluation.baseline_rounds and evaluation.nodes))
+
+
+def _answered(carried: Carried, current: Round) -> dict[int, tuple[str, ...]]:
+    """Who was heard, task by task, in this round and in some before it."""
+    heard: dict[int, list[str]] = {}
+    for answers in current.heard.values():
+        for node, (event, _) in answers.items():
+            heard.setdefault(event.task, []).append(node)
+    now = {task: tuple(sorted(nodes)) for task, nodes in heard.items()}
+    return dict(sorted({**carried.answered, **now}.items())[-_ANSWERED:])
 
 
 def _judge(run: Run, carried: Carried, current: Round) -> Carried:
@@ -324,8 +337,7 @@ def round_record(run: Run, current: Round) -> dict[str, object]:
     """What happened in a round, as plain data: for reports, observers and the record.
 
     Returns: the keys are round, attempt, purpose, population, asked, survivors, weights, norms, dropped, late,
-      train_metrics, evaluation (exchange → pooled, nodes), norm_bound, grid, model, missed, opened_s, ended_s; and
-      tasks, node → the task that its update answered, by which one that comes again is known.
+      train_metrics, evaluation (exchange → pooled, nodes), norm_bound, grid, model, missed, opened_s, ended_s.
     """
     trained = current.heard.get(TRAIN, {})
 
@@ -352,7 +364,6 @@ def round_record(run: Run, current: Round) -> dict[str, object]:
         "survivors": sorted(trained),
         "weights": column(lambda event, row: event.weights[row]),
         "norms": column(lambda event, row: event.norms[row]),
-        "tasks": {node: event.task for node, (event, _) in sorted(trained.items())},
         "train_metrics": {"pooled": pooled(current, TRAIN), "nodes": per_node(TRAIN)},
         "evaluation": {name: {"pooled": pooled(current, name), "nodes": per_node(name)} for name in measured},
         "dropped": [

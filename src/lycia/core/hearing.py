@@ -42,7 +42,7 @@ def hear(run: Run, carried: Carried, current: Round, reply: Reply, at_s: float) 
         said = {drop.task for drop in current.late if drop.task == reply.task}
         if reply.task not in current.tasks:  # once for each node, whatever numbers it makes up
             said = {drop.task for drop in current.late if drop.task not in current.tasks}
-        known = {drop.node for drop in current.late if drop.task in said} | _heard_of(current, reply.task)
+        known = {drop.node for drop in current.late if drop.task in said} | _heard_of(carried, current, reply.task)
         return [_drop(reply, node, "late", late, at_s) for node in dict.fromkeys(nodes) if node not in known]
     task, dropped = current.tasks.get(reply.task), current.dropped.get(exchange, {})
     asked = set(task.nodes) if task else {carried.inflight[reply.task][0]}
@@ -86,14 +86,18 @@ def is_early(run: Run, carried: Carried, current: Round, reply: Reply) -> bool:
     return buffered and reply.task in carried.inflight and _open_exchange(current) != TRAIN
 
 
-def refusals(current: Round, reply: Reply) -> dict[str, str]:
-    """node → why what it sent was not taken; the same when it comes again, before a restart or after it."""
+def refusals(carried: Carried, current: Round, reply: Reply) -> dict[str, str]:
+    """node → why what it sent was not taken; the same when it comes again, before a restart or after it.
+
+    What was taken is not refused when it comes again rounds later, as from a node that was cut off meanwhile: it would
+    undo what it remembers of work that counts.
+    """
     if isinstance(reply, (Declined, Vanished)):
         return {}
     reasons = {drop.node: drop.reason for drop in current.late if drop.task == reply.task}
     task = current.tasks.get(reply.task)
     reasons |= {node: drop.reason for node, drop in current.dropped.get(task.exchange if task else TRAIN, {}).items()}
-    taken = _heard_of(current, reply.task)
+    taken = _heard_of(carried, current, reply.task)
     return {node: reasons.get(node, "it was not asked") for node in senders(reply) if node not in taken}
 
 
@@ -112,8 +116,9 @@ def _open_exchange(current: Round) -> str:
     return current.program[0] if current.program else ""
 
 
-def _heard_of(current: Round, task: int) -> set[str]:
-    return {node for heard in current.heard.values() for node, (event, _) in heard.items() if event.task == task}
+def _heard_of(carried: Carried, current: Round, task: int) -> set[str]:
+    now = {node for heard in current.heard.values() for node, (event, _) in heard.items() if event.task == task}
+    return now | set(carried.answered.get(task, ()))
 
 
 def _lateness(run: Run, carried: Carried, current: Round, number: int) -> str:

@@ -61,6 +61,8 @@ class Carried:
       first_attempt: the number of every round's first attempt: 0, until the run is rolled back; then it grows, so that
         no (round, attempt) ever comes twice.
       undone: as in `Ask`.
+      answered: task → who was heard, of the last rounds: whoever did not learn of it, and sends its answer again when
+        its round is over, was taken all the same.
     """
 
     round: int
@@ -77,6 +79,7 @@ class Carried:
     attempt: int = 0
     first_attempt: int = 0
     undone: tuple[tuple[int, int], ...] = ()
+    answered: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -145,11 +145,12 @@ async def _hold_round(
                 current = rounds.take(current, ended)  # written by `end_round`, with all that follows from it
             case Done():
                 break
-    world.fleet.forget(rounds.handles(current))  # also what a restart skipped, and what a missed round had heard
     inflight, carried = carried.inflight, closing.conclude(run, carried, current)
     await world.fleet.withdraw(inflight.keys() - carried.inflight.keys())
     record = {**closing.round_record(run, current), **meter.read(), "verdict": carried.finished}
     await world.store.end_round(carried, record)
+    # Also what a restart skipped, and what a missed round had heard: not before, for until then a restart needs it.
+    world.fleet.forget(rounds.handles(current))
     world.tell(RoundEnded(record))
     return carried, current
 
@@ -172,7 +173,7 @@ async def _take(
         current = journal.note(current, await world.fleet.secure(reply, heard))
     await journal.write()
     for reply in replies:
-        await world.fleet.acknowledge(reply, hearing.refusals(current, reply))
+        await world.fleet.acknowledge(reply, hearing.refusals(carried, current, reply))
     return current
 
 

@@ -55,6 +55,7 @@ class Kept:
                 "participation": dict(carried.participation),
                 "finished": carried.finished, "over": carried.over,
                 "first_attempt": carried.first_attempt, "undone": carried.undone,
+                "answered": [[task, *nodes] for task, nodes in carried.answered.items()],
             },
             separators=(",", ":"),
         )  # fmt: skip
@@ -133,6 +134,7 @@ def restore(blobs: BlobFolder, text: str, space: Space = MEMORY) -> Kept:
         {task: (node, version) for task, node, version in values["inflight"]}, values["participation"],
         values["finished"], values["over"], values["attempt"], values.get("first_attempt", 0),
         tuple((number, task) for number, task in values.get("undone", ())),
+        {task: tuple(nodes) for task, *nodes in values.get("answered", ())},
     )  # fmt: skip
     return Kept(carried, values["model"], values["arrays"], values["frozen"])
 

@@ -32,6 +32,8 @@ class NodeJournal:
         self._folder = folder
         with in_words(folder):
             make_folder(folder, fsync=True)
+            for half_written in folder.glob("*.part"):
+                half_written.unlink(missing_ok=True)
 
     def finished(self, run: str, task: int, work: Finished) -> None:
         """Write it down."""

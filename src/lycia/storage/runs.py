@@ -12,8 +12,6 @@ from lycia.storage.database import Connection
 from lycia.storage.facts import StoredRun, facts_of
 from lycia.storage.tables import EVENTS, MODELS, RECORDS, RUNS, StoredModel
 
-_ROUNDS_RECALLED = 100  # more than any node misses that only waits for an answer
-
 
 def create_run(connection: Connection, run: StoredRun) -> None:
     """Put a run on the list, before its first round."""
@@ -87,6 +85,16 @@ def journal_of_run(connection: Connection, id: str, first: int = 0) -> list[Even
     ]
 
 
+def taken_of_run(connection: Connection, id: str) -> set[tuple[int, str]]:
+    """(task, node) of all that was taken in a run's open round, and in the last ones before it."""
+    carried = connection.scalar(select(RUNS.c.carried).where(RUNS.c.id == id))
+    before = json.loads(carried).get("answered", ()) if carried else ()
+    heard = [event for event in journal_of_run(connection, id) if isinstance(event, Heard)]
+    return {(task, node) for task, *nodes in before for node in nodes} | {
+        (event.task, node) for event in heard for node in event.nodes
+    }
+
+
 def open_round_of_run(connection: Connection, id: str) -> tuple[int, int] | None:
     """Number and attempt of a run's open round; None between two rounds."""
     last = select(EVENTS.c.round, EVENTS.c.attempt).where(EVENTS.c.run == id).order_by(EVENTS.c.seq.desc()).limit(1)
@@ -148,18 +156,6 @@ def undone_of_run(connection: Connection, id: str) -> list[int]:
     """The numbers of the records of rounds that were undone."""
     of_run = (RECORDS.c.run == id) & RECORDS.c.undone_s.is_not(None)
     return list(connection.scalars(select(RECORDS.c.number).where(of_run).order_by(RECORDS.c.number)))
-
-
-def heard_before(connection: Connection, id: str, task: int, node: str) -> bool:
-    """Whether a round of the run that ended heard the node's update for this task; only the latest ones are asked."""
-    latest = select(RECORDS.c.json).where(RECORDS.c.run == id).order_by(RECORDS.c.number.desc()).limit(_ROUNDS_RECALLED)
-    for row in connection.execute(latest):
-        tasks: Mapping[str, int] = json.loads(row.json).get("tasks", {})
-        if tasks.get(node) == task:
-            return True
-        if tasks and max(tasks.values()) < task:  # task numbers only grow
-            return False
-    return False
 
 
 def rounds_of_run(connection: Connection, id: str) -> tuple[int, int]:

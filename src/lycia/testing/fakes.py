@@ -9,14 +9,14 @@ Everything behind the loop is real: nodes run `lycia.core.work`, rounds are held
 import asyncio
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from lycia.core import admission, events, folding
-from lycia.core.events import Closed, Event
+from lycia.core.events import Closed, Event, Heard
 from lycia.core.hearing import senders
 from lycia.core.keys import Key
 from lycia.core.layout import Model
@@ -198,8 +198,13 @@ class FakeFleet:
         self._delivered: list[_Due] = []
         self._withdrawn: set[int] = set()
 
-    def restart(self) -> None:
-        """The loop is gone; nodes go on, and deliver again what nobody acknowledged."""
+    def restart(self, heard: Collection[str]) -> None:
+        """The loop is gone; nodes go on, and deliver again what nobody acknowledged.
+
+        Args: heard: the handles that the open round has written down; a fleet that starts again removes all others.
+        """
+        unheard = {handle for due in self._delivered for handle in _handles(due.news)}
+        self.held = {handle: item for handle, item in self.held.items() if handle in unheard or handle in heard}
         for due in self._delivered:
             heapq.heappush(self._due, due)
         self._delivered = []
@@ -501,7 +506,8 @@ class Federation:
 
     def restart(self) -> None:
         """As after `kill -9` of the loop: only the store, the nodes and the time are left."""
-        self.fleet.restart()
+        journal = [events.from_json(line) for line in self.store.open]
+        self.fleet.restart({handle for event in journal if isinstance(event, Heard) for handle in event.handles})
 
     def _secret(self, number: int, attempt: int) -> bytes:
         self.secrets_drawn.append((number, attempt))
@@ -525,6 +531,10 @@ def digest_of(model: Model) -> str:
     for array in (model.trained, model.statistics, model.local, *model.frozen.values()):
         total.update(array.dtype.str.encode() + str(array.shape).encode() + array.tobytes())
     return total.hexdigest()
+
+
+def _handles(reply: Reply | None) -> Sequence[str]:
+    return reply.handles if isinstance(reply, Updates) else (reply.handle,) if isinstance(reply, Summed) else ()
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

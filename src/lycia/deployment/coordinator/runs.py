@@ -248,8 +248,10 @@ class Runs:
                 live.task.cancel()
                 await asyncio.wait({live.task})
             journal: Sequence[Event] = ()
+            taken: set[tuple[int, str]] = set()
             try:
                 journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, found))
+                taken = await self._taken(found)
                 yield await self._stored(found), journal
             finally:
                 if live is not None and found in self._live:
@@ -257,7 +259,7 @@ class Runs:
                         await self._pause(
                             found, "it was let go of, and what was to become of it could not be written down"
                         )
-                    self._dismiss(live, (await self._last_known(found)).state, _taken(journal))
+                    self._dismiss(live, (await self._last_known(found)).state, taken)
 
     # ---------------------------------------------------------------------------------------------------- what is known
 
@@ -355,12 +357,7 @@ class Runs:
         Raises: NotFound.
         """
         state = (await self._stored(run)).state
-        journal = await self._db.read(lambda connection: kept_runs.journal_of_run(connection, run))
-        return "" if (task, node) in _taken(journal) else f"the run is {state}"
-
-    async def heard_before(self, run: str, task: int, node: str) -> bool:
-        """Whether a round that has ended heard the node's update for this task, whose acknowledgement was lost then."""
-        return await self._db.read(lambda connection: kept_runs.heard_before(connection, run, task, node))
+        return "" if (task, node) in await self._taken(run) else f"the run is {state}"
 
     # ------------------------------------------------------------------------------------------------ how they are held
 
@@ -403,12 +400,12 @@ class Runs:
             state, reason = "paused", f"the coordinator failed over it: {type(error).__name__}: {error}"
         await (self._pause(run.id, reason) if state == "paused" else self._set_state(run.id, state, reason))
         log.info("run ends", **live.feed.place, state=state, reason=reason)
-        self._dismiss(live, state)
+        self._dismiss(live, state, await self._taken(run.id))
         if state in OVER:  # what is still on its way for it is for nothing
             with suppress(StorageError):  # it lies there until the coordinator starts again
                 await self._transfers.drop(run.id, None, ())
 
-    def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]] = ()) -> None:
+    def _dismiss(self, live: _Live, state: str, taken: Collection[tuple[int, str]]) -> None:
         del self._live[live.run.id]
         live.mailbox.dismiss(f"the run is {state}", taken)
         self.watching.ended(live.run.id)
@@ -431,6 +428,14 @@ class Runs:
         """Which run, and how many rounds of it are done: for the log."""
         done, _ = await self._db.read(lambda connection: kept_runs.rounds_of_run(connection, run))
         return {"run": run, "round": done}
+
+    async def _taken(self, run: str) -> set[tuple[int, str]]:
+        """(task, node) of what was taken lately; nothing, if that cannot be read: those who ask are refused then."""
+        try:
+            return await self._db.read(lambda connection: kept_runs.taken_of_run(connection, run))
+        except StorageError as error:
+            log.error("what a run has taken cannot be read", run=run, **_words(error))
+            return set()
 
     async def _stored(self, run: str) -> StoredRun:
         if run in self._unwritten:
@@ -489,11 +494,6 @@ def _words(error: LyciaError) -> dict[str, str]:
 
 def _goes_on(run: str, reason: str) -> str:
     return f"{reason.rstrip('.')}; it goes on with `lycia resume {run}`"
-
-
-def _taken(journal: Sequence[Event]) -> set[tuple[int, str]]:
-    """(task, node) of all that was heard in a round."""
-    return {(event.task, node) for event in journal if isinstance(event, Heard) for node in event.nodes}
 
 
 def _check_not_over(row: StoredRun, turned: str) -> None:

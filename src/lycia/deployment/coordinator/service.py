@@ -254,15 +254,8 @@ class Service:
         return box if box is not None and await box.expects(task, caller.name) else None
 
     async def late(self, caller: Caller, run: str, task: int) -> str:
-        """What to tell a node whose update comes too late, as the record will, too; "" if it was taken before.
-
-        An update that was taken in a round that has ended comes again when its acknowledgement was lost. If its node
-        were told that it is late, it would undo what it remembers of that work.
-        """
-        if await self.runs.heard_before(run, task, caller.name):
-            return ""
-        refused = await self.deliver(caller, run, Late(task, caller.name))
-        return "" if refused and await self.runs.heard_before(run, task, caller.name) else refused
+        """What to tell a node whose update comes too late, as the record will, too; "" if it was taken before."""
+        return await self.deliver(caller, run, Late(task, caller.name))
 
     async def may_read(self, caller: Caller, digest: str, run: str) -> bool:
         """Whether an ask that waits for the caller gives it this blob; to an operator, whether it is a run's model.

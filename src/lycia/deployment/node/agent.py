@@ -173,7 +173,7 @@ class Agent:
         for folder in ("models", "memory", "spool", "runs"):
             (home / folder).mkdir(parents=True, exist_ok=True)
         self._journal = NodeJournal(home / "finished")
-        needed = {self._update(work.said).name for work in self._journal.undelivered()}
+        needed = {Path(work.said["update"]).name for work in self._journal.undelivered()}
         for left_behind in (home / "spool").iterdir():  # of work that was never finished
             if left_behind.name not in needed:
                 left_behind.unlink(missing_ok=True)
@@ -222,6 +222,8 @@ class Agent:
                 said = _declined(error)
             reply = said.get("reply", {})
             if reply.get("kind") == "declined":
+                self._undo(message)  # a trainer that died may have written down what it had learned, and made of it
+                self._update(message).unlink(missing_ok=True)
                 self._note(f"declined {message.exchange!r} of round {message.round + 1}: {reply['reason']}")
             self._deliver(message, said)
 
@@ -231,17 +233,22 @@ class Agent:
         except NotFound as error:
             refused = error.what
         if refused:
-            if self._memory(message).exists():
-                NodeState.at(self._memory(message)).refused(message.task).keep(self._memory(message))
+            self._undo(message)
             self._note(f"{message.exchange!r} of round {message.round + 1} was not taken: {refused}")
         if "update" in said:
             self._journal.delivered(message.run, message.task)
-            self._update(said).unlink(missing_ok=True)
+            self._update(message).unlink(missing_ok=True)
+
+    def _undo(self, message: AskMessage) -> None:
+        """Go back to what was remembered before this work: it does not count."""
+        path = self._memory(message)
+        if path.exists():
+            NodeState.at(path).refused(message.task).keep(path)
 
     def deliver(self, message: AskMessage, said: Mapping[str, Any]) -> str:
         """Send what the trainer said; returns why it was not taken, or ""."""
         if "update" in said:
-            return self._client.upload_update(message.run, message.task, self._update(said))
+            return self._client.upload_update(message.run, message.task, self._update(message))
         return self._client.reply(message.run, message.task, ReplyMessage.model_validate(said["reply"]))
 
     def _known(self, message: AskMessage) -> Mapping[str, Any] | None:
@@ -249,14 +256,14 @@ class Agent:
         known = self._journal.find(message.run, message.task)
         if known is None:
             return None
-        if known.ask == _kept(message) and self._update(known.said).exists():
+        if known.ask == _kept(message) and self._update(message).exists():
             return known.said
         self._journal.delivered(message.run, message.task)  # it is of no use: its file is gone, or the ask is another
         return None
 
-    def _update(self, said: Mapping[str, Any]) -> Path:
-        """The file of an update, also if this node's folder has been moved since."""
-        return self._home / "spool" / Path(said["update"]).name
+    def _update(self, message: AskMessage) -> Path:
+        """Where the update of this work is, also if this node's folder has been moved since."""
+        return self._home / "spool" / f"{message.run}-{message.task}.safetensors"
 
     def _memory(self, message: AskMessage) -> Path:
         return self._home / "memory" / f"{message.run}.safetensors"
@@ -272,12 +279,12 @@ class Agent:
             check_free(self._home / "spool", model.stat().st_size, "this node's update")
         job = Job(
             message, plan, model, base, told, self._memory(message),
-            self._home / "spool" / f"{message.run}-{message.task}.safetensors",
+            self._update(message),
             b64encode(self._secret(message)).decode(),
         )  # fmt: skip
         said = self._trainer.do(job)
         if "update" in said:
-            sync_file(self._update(said))
+            sync_file(self._update(message))
             self._journal.finished(message.run, message.task, Finished(_kept(message), said))
         return said
 
