@@ -1,9 +1,12 @@
 """A coordinator in a thread of the tests' own process: real TLS, HTTP and SQLite, and a hand on what it stands on."""
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import Future
 from pathlib import Path
+
+import structlog
 
 from lycia.deployment.coordinator import server
 from lycia.deployment.coordinator.server import Settings
@@ -20,7 +23,8 @@ class Coordinator:
         self._thread: threading.Thread | None = None
 
     def start(self) -> "Coordinator":
-        """Serve; returns when nodes can connect."""
+        """Serve; returns when nodes can connect. Its log goes where no command that a test runs writes its answer."""
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         listener = server._listen("127.0.0.1", self._port)
         self._port = listener.getsockname()[1]
         self.home.mkdir(parents=True, exist_ok=True)

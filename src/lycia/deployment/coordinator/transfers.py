@@ -250,8 +250,11 @@ class Transfers:
 
     async def _forget(self, ids: Collection[str]) -> None:
         with suppress(StorageError):  # what cannot be removed now lies there until the coordinator starts again
-            await self._let_go(ids)
+            for id in ids:
+                self._disown(id)
+            # Before their files: a part that is noted is always there.
             await self._db.write(lambda connection: uploads.forget(connection, ids))
+            await self._let_go(ids)
 
     async def _let_go(self, ids: Iterable[str]) -> None:
         for id in ids:
