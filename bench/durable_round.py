@@ -5,7 +5,7 @@ round's time is that between its end and the end of the round before it, as the 
 run, and turn by turn with it, a plain script (limit.py) moves and hashes the same bytes. Flower keeps its state in
 SQLite, as a server must that is to outlive its process.
 
-Memory is what a process cannot give back (RssAnon + RssShmem), read every five milliseconds; a node's is that of its
+Memory is what a process cannot give back (RssAnon + RssShmem), read every fifty milliseconds; a node's is that of its
 two processes together.
 """
 
@@ -28,7 +28,7 @@ from lycia.deployment.local import Federation
 from lycia.deployment.operator import follow
 from lycia.deployment.starting import start_run
 
-_SAMPLE_S = 0.005
+_SAMPLE_S = 0.05
 
 
 @dataclass

@@ -104,7 +104,7 @@ def _nearest(folder: Path) -> Path:
     return folder
 
 
-def write_all(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
+def write_all(descriptor: int, piece: bytes | memoryview) -> None:
     """Write every byte of `piece`, in as many calls as the system wants."""
     rest = memoryview(piece)
     if rest.format != "B" or rest.ndim != 1:
@@ -113,7 +113,7 @@ def write_all(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def pwrite_all(descriptor: int, piece: bytes | bytearray | memoryview, start: int) -> None:
+def pwrite_all(descriptor: int, piece: bytes | memoryview, start: int) -> None:
     """Write every byte of `piece` at `start`. Where the system cannot do both at once, nobody else may write there."""
     if not hasattr(os, "pwrite"):
         os.lseek(descriptor, start, os.SEEK_SET)

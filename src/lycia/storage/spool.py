@@ -150,15 +150,16 @@ class ArrivingPart:
         """The SHA-256 of what has come."""
         return self._hash.hexdigest()
 
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Add a piece.
+    def write(self, *pieces: bytes | memoryview) -> None:
+        """Add these pieces.
 
         Raises: StorageError, if the disk is full or fails.
         """
-        with in_words(self._folder):
-            pwrite_all(self._descriptor, piece, self._at)
-        self._hash.update(piece)
-        self._at += len(piece)
+        for piece in pieces:
+            with in_words(self._folder):
+                pwrite_all(self._descriptor, piece, self._at)
+            self._hash.update(piece)
+            self._at += len(piece)
 
     def sync(self) -> None:
         """Make durable what has come.

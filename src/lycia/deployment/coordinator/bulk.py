@@ -29,6 +29,7 @@ _SLACK = 1 << 20  # an update's header and metrics
 _LARGEST_MODEL = 1 << 40
 _LARGEST_INLINE = 4 * INLINE_BYTES
 _PIECE_BYTES = 1 << 20
+_SENT_BYTES = 1 << 17
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 _JSON = "application/json"
 
@@ -213,7 +214,7 @@ class BulkDoors:
             )
         return self._outgoing if self._outgoing.has(digest) else self._blobs
 
-    async def _pieces(self, folder: BlobFolder, digest: str, place: slice, caller: Caller) -> AsyncIterator[bytes]:
+    async def _pieces(self, folder: BlobFolder, digest: str, place: slice, caller: Caller) -> AsyncIterator[memoryview]:
         descriptor = os.open(folder.path(digest), os.O_RDONLY | AS_BYTES)
         try:
             os.lseek(descriptor, place.start, os.SEEK_SET)
@@ -223,7 +224,8 @@ class BulkDoors:
                 if not piece:
                     return  # the file was cut: whoever reads gets less than was said, and knows it
                 left -= len(piece)
-                yield piece
+                for start in range(0, len(piece), _SENT_BYTES):  # so much stays in the cache while it is encrypted
+                    yield memoryview(piece)[start : start + _SENT_BYTES]
                 await self._transfers.paced(caller.name, len(piece))
                 self._service.presence.heard(caller.name, 0)
         finally:

@@ -132,11 +132,11 @@ class Transfers:
             try:
                 size = 0
                 async with aclosing(self.received(sender, body, place.stop - place.start)) as pieces:
-                    async for piece in pieces:
+                    async for gathered in pieces:
                         if not writer.is_current:
                             raise Silent
-                        await asyncio.to_thread(part.write, piece)
-                        size += len(piece)
+                        await asyncio.to_thread(part.write, *gathered)
+                        size += sum(map(len, gathered))
                 if size != place.stop - place.start or part.digest != digest:
                     return False
                 await asyncio.to_thread(part.sync)
@@ -174,13 +174,14 @@ class Transfers:
             if not turn.wanted:
                 del self._alone[run, task, node]
 
-    async def received(self, sender: str, body: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytearray]:
-        """The body in pieces of about a megabyte, at the sender's pace.
+    async def received(self, sender: str, body: AsyncIterator[bytes], limit: int) -> AsyncGenerator[list[bytes]]:
+        """The body as it comes, about a megabyte at a time, at the sender's pace.
 
         Raises: TooLarge; Silent; Busy.
         """
         async with self._place():
-            gathered, total = bytearray(), 0
+            gathered: list[bytes] = []
+            ready = total = 0
             pieces = aiter(body)
             while True:
                 try:
@@ -193,15 +194,16 @@ class Transfers:
                 total += len(piece)
                 if total > limit:
                     raise too_large(limit)
-                gathered += piece
-                if len(gathered) >= _PIECE_BYTES:
-                    await self._moved(sender, len(gathered))
+                gathered.append(piece)
+                ready += len(piece)
+                if ready >= _PIECE_BYTES:
+                    await self._moved(sender, ready)
                     yield gathered
-                    gathered = bytearray()
+                    gathered, ready = [], 0
                 elif piece:
                     self._heard(sender, 0)
-            if gathered:
-                await self._moved(sender, len(gathered))
+            if ready:
+                await self._moved(sender, ready)
                 yield gathered
 
     async def small(self, sender: str, body: AsyncIterator[bytes], limit: int) -> bytes:
@@ -210,7 +212,7 @@ class Transfers:
         Raises: TooLarge; Silent; Busy.
         """
         async with aclosing(self.received(sender, body, limit)) as pieces:
-            return b"".join([piece async for piece in pieces])
+            return b"".join([piece async for gathered in pieces for piece in gathered])
 
     async def paced(self, receiver: str, moved: int) -> None:
         """Wait as long as the receiver's pace wants after so many bytes."""
