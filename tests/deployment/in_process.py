@@ -24,7 +24,7 @@ class Coordinator:
 
     def start(self) -> "Coordinator":
         """Serve; returns when nodes can connect. Its log goes where no command that a test runs writes its answer."""
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
         listener = server._listen("127.0.0.1", self._port)
         self._port = listener.getsockname()[1]
         self.home.mkdir(parents=True, exist_ok=True)
