@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lycia.errors import NotFound, StorageError
 from lycia.storage.blobs import mapped
-from lycia.storage.disk import AS_BYTES, in_words, make_folder, pwrite_all, reserve, sync_folder, write_all
+from lycia.storage.disk import AS_BYTES, in_words, make_folder, pwrite_all, replace_file, reserve, sync_folder
 
 _HANDLE = re.compile(r"[0-9a-f]{64}")
 
@@ -82,25 +82,7 @@ class Spool:
 
         Raises: StorageError, if the disk is full or fails.
         """
-        target = self.path(handle)
-        arriving = target.with_name(f"{handle}.arriving")
-        with in_words(target):
-            try:
-                descriptor = os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | AS_BYTES, 0o600)
-                try:
-                    for piece in pieces:
-                        write_all(descriptor, piece)
-                    if self._fsync:
-                        os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                arriving.replace(target)
-            except OSError:
-                with suppress(OSError):
-                    arriving.unlink(missing_ok=True)
-                raise
-            if self._fsync:
-                sync_folder(self.root)
+        replace_file(self.path(handle), pieces, fsync=self._fsync)
 
     def open(self, handle: str) -> memoryview:
         """The bytes of an update, mapped and not read.
