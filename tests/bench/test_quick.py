@@ -9,6 +9,13 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 FIGURES = {
+    "durable_round": {
+        "round_10mb_over_limit",
+        "round_10mb_s",
+        "limit_10mb_s",
+        "coordinator_rss_models",
+        "node_rss_models",
+    },
     "large_model": {"coordinator_anon_gb", "node_anon_gb", "round_s", "gb_s", "model_gb"},
     "memory": {"aggregate_50x100mb_models", "aggregate_gb_s", "model_mb"},
     "round_overhead": {"fixed_cost_s", "round_100mb_s", "cold_start_s"},
