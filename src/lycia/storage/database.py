@@ -78,7 +78,7 @@ class Database:
         self._writer, self._reader = self._dialect.writer(), self._dialect.reader(readers)
         self._reads = ThreadPoolExecutor(readers, thread_name_prefix="database-read")
         try:
-            with _worded(self._dialect):
+            with worded(self._dialect):
                 _open(self._dialect, self._writer)
         except BaseException:
             self._dispose()
@@ -217,7 +217,7 @@ def reading(url: str) -> Iterator[Connection]:
     """
     dialect = dialect_of(url)
     engine = dialect.reader(1)
-    with _worded(dialect), closing(_Disposed(engine)), engine.connect() as connection:
+    with worded(dialect), closing(_Disposed(engine)), engine.connect() as connection:
         migrating.check_current(connection, dialect.told)
         yield connection
 
@@ -274,7 +274,8 @@ def _resolve(outcomes: "list[tuple[asyncio.Future[Any], _Ended]]") -> None:
 
 
 @contextmanager
-def _worded(dialect: Dialect) -> Iterator[None]:
+def worded(dialect: Dialect) -> Iterator[None]:
+    """Inside, what is the disk's, the file's or the server's fault is told as a StorageError."""
     try:
         yield
     except LyciaError:

@@ -25,7 +25,7 @@ from lycia.errors import PlanError, StorageError
 from lycia.storage import carrying, migrating
 from lycia.storage.backup import copy_rows, writing_file
 from lycia.storage.blobs import BlobFolder
-from lycia.storage.database import reading
+from lycia.storage.database import reading, worded
 from lycia.storage.dialects import Dialect, dialect_of
 from lycia.storage.disk import in_words, make_folder, replace_file, sync_folder
 from lycia.storage.facts import StoredRun, record_to_json
@@ -147,13 +147,8 @@ def _check_complete(pack: Pack) -> None:
 def _is_empty(server: Dialect) -> bool:
     engine = server.reader(1)
     try:
-        with engine.connect() as connection:
+        with worded(server), engine.connect() as connection:
             return migrating.is_empty(connection)
-    except Exception as error:
-        told = server.in_words(error)
-        if told is error:
-            raise
-        raise told from error
     finally:
         engine.dispose()
 
@@ -163,14 +158,9 @@ def _move(file: Path, server: Dialect) -> None:
     server.take()
     writer = server.writer()
     try:
-        with reading(sqlite_url(file)) as source, writer.begin() as target:
+        with worded(server), reading(sqlite_url(file)) as source, writer.begin() as target:
             migrating.migrate(target)
             copy_rows(source, target)
-    except Exception as error:
-        told = server.in_words(error)
-        if told is error:
-            raise
-        raise told from error
     finally:
         writer.dispose()
         server.let_go()
